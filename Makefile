@@ -1,0 +1,38 @@
+# Everything starts here. `make run` and `make test` install what is missing and say so; `make install` is for a laptop.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint install uninstall bench clean
+
+run: $(VENV)/.ready  ## the main job in the network laboratory, told live
+	@$(BIN)/python -m lab.story
+
+test: $(VENV)/.ready lint  ## every tier that can run here; the others are skipped with the reason printed
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
+
+lint: $(VENV)/.ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || true
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.ready  ## alone, on an idle machine
+	@for file in bench/bench_*.py; do $(BIN)/python "$$file" || exit 1; done
+
+install:  ## the daemon on this machine, as a systemd service
+	@systemd/install
+
+uninstall:  ## takes it away again; the machine is open afterwards
+	@systemd/uninstall
+
+$(VENV)/.ready: requirements-dev.lock pyproject.toml lab/install-missing
+	@lab/install-missing
+	@echo "making $(VENV) with the packages pinned in requirements-dev.lock"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

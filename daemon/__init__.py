@@ -1,0 +1,1 @@
+"""The privileged daemon: the state machine and every effect."""

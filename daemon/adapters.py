@@ -1,0 +1,28 @@
+"""Picks the one implementation of an operating system. The only run-time platform test there is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from daemon.host import Host
+from policies.settings import Settings
+
+
+def host(settings: Settings, state_folder: Path) -> Host:
+    """What the daemon needs of this operating system. Raises SystemExit where there is no implementation."""
+    if sys.platform == "linux":
+        from daemon.linux.host import linux_host
+
+        return linux_host(settings, state_folder)
+    raise SystemExit(f"tunwardend: no implementation for {sys.platform} yet")
+
+
+def notifier() -> Callable[..., None]:
+    """Tells the service manager `READY=1` and the like, where there is one that listens."""
+    if sys.platform == "linux":
+        from daemon.linux.systemd import Notifier
+
+        return Notifier()
+    return lambda *lines: None

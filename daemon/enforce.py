@@ -1,0 +1,59 @@
+"""Makes the kernel follow a policy, through two layers that are independent: the firewall and the routing.
+
+Narrowing, the firewall goes first; widening, it goes last. If one layer refuses, the other one is still set: either
+alone keeps packets in.
+"""
+
+from __future__ import annotations
+
+from daemon.host import Firewall, HostError, Routes
+from policies.firewall import FirewallPolicy
+from policies.states import Cause
+
+
+class EnforceError(Exception):
+    """A layer refused. `cause` names the first one, `str()` says everything that went wrong."""
+
+    def __init__(self, cause: Cause, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+class Enforcer:
+    """Owns the two layers. `enforced` is the policy that the kernel has confirmed, None when it has not."""
+
+    def __init__(self, firewall: Firewall, routes: Routes) -> None:
+        self._firewall, self._routes = firewall, routes
+        self.enforced: FirewallPolicy | None = None
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the kernel has confirmed rules that let nothing out but the tunnel and its server."""
+        return self.enforced is not None and self.enforced.closed
+
+    async def set(self, policy: FirewallPolicy) -> bool:
+        """Whether anything had to be done. Raises EnforceError; then neither layer was widened by more than it was."""
+        if policy == self.enforced:
+            return False
+        self.enforced = None
+        layers = [(Cause.FIREWALL_FAILED, self._firewall.set), (Cause.ROUTES_FAILED, self._routes.set)]
+        if not policy.closed or policy.tunnel is not None:
+            layers.reverse()
+        failures: list[tuple[Cause, HostError]] = []
+        for cause, apply in layers:
+            if failures and not (policy.closed and policy.tunnel is None):
+                break  # never widen the second layer after the first has refused
+            try:
+                await apply(policy)
+            except HostError as err:
+                failures.append((cause, err))
+        if failures:
+            raise EnforceError(failures[0][0], "; ".join(str(err) for _, err in failures))
+        self.enforced = policy
+        return True
+
+    async def reset(self) -> None:
+        """Open the machine: on the way out of an unprotected state only. Raises HostError."""
+        self.enforced = None
+        await self._routes.reset()
+        await self._firewall.reset()

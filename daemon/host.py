@@ -1,0 +1,126 @@
+"""What the daemon needs of an operating system. `adapters.py` picks the one implementation there is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from policies.facts import Link, Tunnel, WifiNetwork
+from policies.firewall import FirewallPolicy
+from policies.profiles import WireGuardProfile
+from policies.settings import LinkRule
+from policies.states import Cause
+
+
+class HostError(Exception):
+    """The operating system refused. `what` was attempted, `why` it failed; both are shown to people."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what, self.why = what, why
+
+
+class TunnelError(HostError):
+    """A tunnel could not be set up or died. `cause` is what the state machine needs to know."""
+
+    def __init__(self, cause: Cause, what: str, why: str) -> None:
+        super().__init__(what, why)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Bytes through the tunnel since it was opened, and the age of the last handshake in seconds (None: never)."""
+
+    rx: int
+    tx: int
+    handshake_age: float | None
+
+
+class Links(Protocol):
+    rules: tuple[LinkRule, ...]  # the administrator's word on what a link is, where the kernel cannot tell
+
+    async def read(self) -> tuple[Link, ...]:
+        """All links, whole, from the kernel."""
+        ...
+
+    def watch(self) -> AsyncIterator[None]:
+        """Yields at once and then whenever something may have changed; never ends, survives overruns."""
+        ...
+
+
+class Wifi(Protocol):
+    async def read(self) -> Mapping[str, WifiNetwork]:
+        """The network of each associated Wi-Fi link, by ifname. A link that is not associated is absent."""
+        ...
+
+    def watch(self) -> AsyncIterator[None]:
+        """Yields at once and then whenever something may have changed; never ends, also while the source is absent."""
+        ...
+
+
+class Firewall(Protocol):
+    async def set(self, policy: FirewallPolicy) -> None:
+        """Replace our table in one transaction and read it back. Twice is harmless. Raises HostError."""
+        ...
+
+    async def reset(self) -> None:
+        """Remove our table: the machine is open. Idempotent."""
+        ...
+
+
+class Routes(Protocol):
+    async def set(self, policy: FirewallPolicy) -> None:
+        """Rules, table and sysctls as the policy wants them. Twice is harmless. Raises HostError."""
+        ...
+
+    async def reset(self) -> None:
+        """Remove our rules and table, restore the sysctls. Idempotent."""
+        ...
+
+
+class TunnelDriver(Protocol):
+    async def open(self, profile: WireGuardProfile) -> Tunnel:
+        """Create and configure the tunnel link. Returns before the peer has answered. Raises TunnelError."""
+        ...
+
+    async def established(self) -> None:
+        """Returns when the first handshake is done. The caller sets the time limit. Raises TunnelError."""
+        ...
+
+    async def dead(self) -> TunnelError:
+        """Returns when the tunnel no longer works, with the reason."""
+        ...
+
+    async def close(self) -> None:
+        """Remove the link and end its process, also what an earlier daemon left. Idempotent."""
+        ...
+
+    async def counters(self) -> Counters | None:
+        """None while there is no tunnel."""
+        ...
+
+
+class Resolver(Protocol):
+    async def set(self, tunnel: Tunnel) -> None:
+        """Use the tunnel's resolvers. Twice is harmless. Raises HostError."""
+        ...
+
+    def intact(self) -> bool:
+        """Whether what `set` did is still there: DHCP clients write resolv.conf whenever they like."""
+        ...
+
+    async def restore(self) -> None:
+        """Give back what was there before the first `set`, also after a crash in between. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    links: Links
+    wifi: Wifi
+    firewall: Firewall
+    routes: Routes
+    tunnel: TunnelDriver
+    resolver: Resolver

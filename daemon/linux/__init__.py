@@ -1,0 +1,1 @@
+"""What the daemon needs of an operating system, on Linux."""

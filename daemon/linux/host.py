@@ -1,0 +1,26 @@
+"""All Linux adapters, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from daemon.host import Host
+from daemon.linux.links import LinuxLinks
+from daemon.linux.nft import NftFirewall
+from daemon.linux.resolver import ResolvConf
+from daemon.linux.routes import LinuxRoutes
+from daemon.linux.wifi import LinuxWifi, sources
+from daemon.linux.wireguard import WireGuard
+from policies.settings import Settings
+
+
+def linux_host(settings: Settings, state_folder: Path) -> Host:
+    """What the daemon needs of Linux."""
+    return Host(
+        links=LinuxLinks(settings.links),
+        wifi=LinuxWifi(sources()),
+        firewall=NftFirewall(),
+        routes=LinuxRoutes(state_folder),
+        tunnel=WireGuard(),
+        resolver=ResolvConf(),
+    )

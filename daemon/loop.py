@@ -1,0 +1,344 @@
+"""The straight line: event, facts, decision, step, actions, publish. The only task that changes the state."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from daemon.attempts import Attempts
+from daemon.enforce import EnforceError, Enforcer
+from daemon.host import Host, HostError
+from daemon.machine import START, step
+from daemon.store import Store, StoreError
+from policies.decide import Decision, Intent, decide, intent_after
+from policies.facts import Facts, Link, LinkKind
+from policies.firewall import firewall
+from policies.profiles import WireGuardProfile, facts as profile_facts
+from policies.settings import Settings
+from policies.states import (
+    Action,
+    Changed,
+    CloseTunnel,
+    Enforce,
+    Event,
+    Failed,
+    OpenTunnel,
+    RestoreResolvers,
+    RetryDue,
+    ScheduleRetry,
+    SetResolvers,
+    State,
+    Cause,
+)
+
+log = structlog.get_logger()
+
+# After an association the Wi-Fi source is asked again even if it stays silent: a link that flaps and returns to the
+# same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
+REREAD_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class LinksHint:
+    """The kernel said that something about links, addresses or routes may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WifiHint:
+    """A Wi-Fi source said that something may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Nobody has identified the Wi-Fi link in time."""
+
+    ifname: str
+    generation: int
+
+
+@dataclass(slots=True)
+class Command:
+    """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
+
+    run: Callable[[], Awaitable[Event]]
+    done: asyncio.Future[None]
+
+
+Inboxed = Event | LinksHint | WifiHint | Overdue | Command
+
+
+class Loop:
+    """Everything that changes lives here and is changed by `run` alone. `on_change` hears after the kernel agreed."""
+
+    def __init__(self, host: Host, store: Store, settings: Settings, on_change: Callable[[], None]) -> None:
+        self.host, self.store = host, store
+        self.settings = settings
+        self.state: State = START
+        self.intent: Intent = store.intent()
+        self.facts = Facts(store_broken=store.damaged is not None)
+        self.profiles: Mapping[str, WireGuardProfile] = {}
+        self.enforcer = Enforcer(host.firewall, host.routes)
+        self.warnings: dict[str, str] = {}  # by topic, so that a warning ends when its topic is well again
+        self._resolvers_set = True  # by an earlier daemon, for all we know
+        self.load_profiles()
+        self.load_known()
+        self.decision: Decision = decide(self.facts, self._settings_in_force(), self.intent)
+        self._on_change = on_change
+        self._inbox: asyncio.Queue[Inboxed] = asyncio.Queue()
+        self._attempts = Attempts(host.tunnel, self.post, lambda text: self.warn("tunnel", text))
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._generations: dict[str, int] = {}  # of a Wi-Fi link: grows with each association
+        self._watchers: list[asyncio.Task[None]] = []
+        self.settled = asyncio.Event()  # the first decision has been acted on
+
+    # --- in ----------------------------------------------------------------------------------------------------------
+
+    def post(self, event: Inboxed) -> None:
+        """Put something into the inbox; from this thread only."""
+        self._inbox.put_nowait(event)
+
+    async def command(self, run: Callable[[], Awaitable[Event]]) -> None:
+        """Have `run` done by the owner of the state; returns when its effects are in the kernel and published."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.post(Command(run, done))
+        await done
+
+    def post_command(self, run: Callable[[], Awaitable[Event]]) -> None:
+        """The same where nobody waits for the result."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda ended: ended.exception())  # the command has logged what went wrong
+        self.post(Command(run, done))
+
+    # --- the line ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Never returns by itself. Cancel it, then call `leave`."""
+        self._watchers = [
+            asyncio.create_task(self._hint(self.host.links.watch, LinksHint())),
+            asyncio.create_task(self._hint(self.host.wifi.watch, WifiHint())),
+        ]
+        await self._read_links()
+        await self._read_wifi()
+        await self._handle(Changed())
+        self.settled.set()
+        while True:
+            for event in _coalesced(await self._batch()):
+                await self._take(event)
+
+    async def _batch(self) -> list[Inboxed]:
+        batch = [await self._inbox.get()]
+        while not self._inbox.empty():
+            batch.append(self._inbox.get_nowait())
+        return batch
+
+    async def _take(self, event: Inboxed) -> None:
+        match event:
+            case LinksHint():
+                before = self.facts
+                await self._read_links()
+                if self.facts != before:
+                    await self._handle(Changed())
+            case WifiHint():
+                before = self.facts
+                await self._read_wifi()
+                if self.facts != before:
+                    await self._handle(Changed())
+            case Overdue(ifname, generation):
+                if self._generations.get(ifname) == generation and ifname not in self.facts.wifi:
+                    self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
+                    await self._handle(Changed())
+            case Command(run, done):
+                await self._obey(run, done)
+            case _:
+                await self._handle(event)
+
+    async def _obey(self, run: Callable[[], Awaitable[Event]], done: asyncio.Future[None]) -> None:
+        try:
+            await self._handle(await run())
+        except Exception as err:
+            if not done.done():
+                done.set_exception(err)
+        else:
+            if not done.done():
+                done.set_result(None)
+
+    async def _handle(self, event: Event) -> None:
+        """One event, whole: decide, step, act, publish."""
+        decision = decide(self.facts, self._settings_in_force(), self.intent)
+        self.keep(intent_after(self.intent, decision))
+        before = self.state
+        self.state, actions = step(self.state, event, decision)
+        self.decision = decision
+        if self.state != before:
+            log.info("state", phase=self.state.phase, cause=self.state.cause, after=type(event).__name__)
+        await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))
+        self._on_change()
+
+    def keep(self, intent: Intent) -> None:
+        """A choice is on the disk before it is acted on. A disk that refuses is told to people; memory still counts."""
+        if intent == self.intent:
+            return
+        self.intent = intent
+        try:
+            self.store.save_intent(intent)
+            self.warnings.pop("store", None)
+        except StoreError as err:
+            self.warn("store", f"The choice could not be saved and is lost at the next start: {err}")
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    async def _act(self, actions: tuple[Action, ...], recovering: bool) -> None:
+        for action in actions:
+            try:
+                await self._do(action)
+            except (EnforceError, HostError) as err:
+                cause = err.cause if isinstance(err, EnforceError) else Cause.RESOLVER_FAILED
+                self.warn(cause, str(err))
+                log.error("action failed", action=type(action).__name__, error=str(err))
+                if not recovering:
+                    await self._handle(Failed(cause))
+                    return
+                # The recovery itself failed: go on with the rest of it, which ends in a retry.
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case Enforce():
+                if await self.enforcer.set(firewall(self.state, self.decision)):
+                    self.warnings.pop(Cause.FIREWALL_FAILED, None)
+                    self.warnings.pop(Cause.ROUTES_FAILED, None)
+            case OpenTunnel(attempt, name):
+                self._attempts.open(attempt, self.profiles[name], self.settings.tunnel.connect_timeout)
+            case CloseTunnel(attempt):
+                self._attempts.close(attempt)
+            case SetResolvers(tunnel):
+                self._resolvers_set = True
+                await self.host.resolver.set(tunnel)
+                self.warnings.pop("tunnel", None)
+            case RestoreResolvers():
+                await self._restore_resolvers()
+            case ScheduleRetry(attempt, failures):
+                self._later("retry", self._delay(failures), RetryDue(attempt))
+
+    def _repairs(self) -> tuple[Action, ...]:
+        """What other programs have undone since. Seen when anything happens at all, such as the lease they wrote for."""
+        tunnel = self.state.tunnel
+        return (SetResolvers(tunnel),) if tunnel is not None and not self.host.resolver.intact() else ()
+
+    async def _restore_resolvers(self) -> None:
+        """Broken name resolution is a nuisance, no leak: said, and no reason to block."""
+        if not self._resolvers_set:
+            return
+        try:
+            await self.host.resolver.restore()
+            self._resolvers_set = False
+            self.warnings.pop("resolver", None)
+        except HostError as err:
+            self.warn("resolver", f"Name resolution could not be given back: {err}")
+
+    def _delay(self, failures: int) -> float:
+        """Doubles with each failure up to the longest; up to a quarter less, so that many machines do not march."""
+        tunnel = self.settings.tunnel
+        delay = min(tunnel.retry_longest, tunnel.retry_first * 2.0 ** min(failures - 1, 16))
+        return delay * random.uniform(0.75, 1.0)  # noqa: S311  no secret
+
+    def _later(self, name: str, delay_s: float, event: Inboxed) -> None:
+        former = self._timers.pop(name, None)
+        if former is not None:
+            former.cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(delay_s, self.post, event)
+
+    def warn(self, topic: str, text: str) -> None:
+        """Tell people; the same topic again replaces the text."""
+        self.warnings[topic] = text
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    async def _hint(self, watch: Callable[[], AsyncIterator[None]], hint: LinksHint | WifiHint) -> None:
+        async for _ in watch():
+            self.post(hint)
+
+    async def _read_links(self) -> None:
+        links = await self.host.links.read()
+        before = {link.ifname: link for link in self.facts.links}
+        wifi = {link.ifname: link for link in links if link.kind is LinkKind.WIFI and link.is_uplink}
+        same = {ifname for ifname, link in wifi.items() if _same_association(before.get(ifname), link)}
+        for ifname in wifi.keys() - same:
+            self._expect(ifname)
+        # What was known of a former association says nothing about the next one.
+        found = {ifname: network for ifname, network in self.facts.wifi.items() if ifname in same}
+        self.facts = replace(self.facts, links=links, wifi=found, overdue=self.facts.overdue & same)
+
+    def _expect(self, ifname: str) -> None:
+        generation = self._generations.get(ifname, 0) + 1
+        self._generations[ifname] = generation
+        self._later(f"overdue {ifname}", self.settings.wifi.identify_timeout, Overdue(ifname, generation))
+        self._later(f"reread {ifname}", REREAD_S, WifiHint())
+
+    async def _read_wifi(self) -> None:
+        found = await self.host.wifi.read()
+        up = {link.ifname for link in self.facts.uplinks if link.kind is LinkKind.WIFI}
+        wifi = {ifname: network for ifname, network in found.items() if ifname in up}
+        self.facts = replace(self.facts, wifi=wifi, overdue=self.facts.overdue - wifi.keys())
+
+    # --- settings, profiles ------------------------------------------------------------------------------------------
+
+    def _settings_in_force(self) -> Settings:
+        """The administrator's settings with the networks that users saved; the administrator's come first."""
+        fixed = {network.ssid for network in self.settings.known}
+        added = tuple(network for network in self.known if network.ssid not in fixed)
+        return self.settings.model_copy(update={"known": (*self.settings.known, *added)}) if added else self.settings
+
+    def take_settings(self, settings: Settings) -> None:
+        """Put other settings in force. Post Changed afterwards."""
+        self.settings = settings
+        self.host.links.rules = settings.links
+
+    def load_known(self) -> None:
+        """Read the networks that users saved anew. Post Changed afterwards."""
+        self.known = self.store.known()
+
+    def load_profiles(self) -> None:
+        """Read the profiles anew. Post Changed afterwards."""
+        self.profiles = self.store.profiles()
+        self.facts = replace(self.facts, profiles={name: profile_facts(p) for name, p in self.profiles.items()})
+        self.warnings.pop("profiles", None)
+        if self.store.warnings:
+            self.warn("profiles", " ".join(self.store.warnings))
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Hand over to the next daemon: what is protected or locked stays closed; an open machine is left as it was."""
+        for task in self._watchers:
+            task.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for timer in self._timers.values():
+            timer.cancel()
+        await self._attempts.abandon()
+        policy = self.enforcer.enforced
+        if policy is not None and not policy.capture and not self.decision.lockdown and self.decision.closed is None:
+            await self.enforcer.reset()
+        self.store.close()
+
+
+def _same_association(before: Link | None, now: Link) -> bool:
+    """Whether nothing can have been joined in between."""
+    return (
+        before is not None
+        and before.is_uplink
+        and before.ifindex == now.ifindex
+        and before.carrier_changes == now.carrier_changes
+    )
+
+
+def _coalesced(batch: list[Inboxed]) -> list[Inboxed]:
+    """Each hint once, at its first place: a hint says that something may have changed, not how often."""
+    kept: list[Inboxed] = []
+    for event in batch:
+        if not (isinstance(event, LinksHint | WifiHint) and event in kept):
+            kept.append(event)
+    return kept

@@ -1,0 +1,355 @@
+"""What the daemon does for its callers. Whatever changes something is done by the loop, in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_address
+
+import structlog
+
+from daemon import status as tell
+from daemon.loop import Loop
+from daemon.store import StoreError
+from ipc import interface
+from ipc.access import Caller
+from ipc.errors import Error, ServiceError
+from ipc.feed import Feed
+from policies.classify import ssid_text
+from policies.decide import Manual
+from policies.facts import Address, Security, WifiNetwork
+from policies.profiles import ProfileError, WireGuardProfile, parse_wireguard, with_addresses
+from policies.profiles import facts as profile_facts
+from policies.settings import KnownNetwork, SettingsError, WifiAction, parse_settings
+from policies.states import Changed, Event, Reconnect, State, Target
+
+log = structlog.get_logger()
+
+RESOLVE_S = 5.0  # for the names of an imported profile's servers
+
+
+class DaemonService:
+    """Implements `ipc.interface.Service`."""
+
+    def __init__(self, loop: Loop, version: str) -> None:
+        self._loop, self._version = loop, version
+        self._entered: tuple[State, int] = (loop.state, int(time.time()))
+        self._traffic = (0, 0)
+        self.feed = Feed(self._status())
+
+    # --- Manager -----------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Tell every watcher what is true now."""
+        if self._entered[0].phase is not self._loop.state.phase:
+            self._entered = (self._loop.state, int(time.time()))
+        self.feed.publish(self._status())
+
+    def _status(self) -> interface.Status:
+        loop = self._loop
+        return tell.status(
+            loop.state,
+            loop.decision,
+            loop.facts,
+            loop.enforcer.enforced,
+            since=self._entered[1],
+            warnings=tuple(loop.warnings.values()),
+            traffic=self._traffic,
+            sequence=0,
+            version=self._version,
+        )
+
+    async def get_status(self, caller: Caller) -> interface.Status:
+        counters = await self._loop.host.tunnel.counters()
+        traffic = (counters.rx, counters.tx) if counters else (0, 0)
+        return replace(self.feed.status, rx_bytes=traffic[0], tx_bytes=traffic[1])
+
+    def watch(self, caller: Caller) -> AsyncIterator[interface.Status]:
+        return self.feed.watch()
+
+    async def get_version(self, caller: Caller) -> str:
+        return self._version
+
+    async def connect(self, caller: Caller, profile: str | None) -> None:
+        async def run() -> Event:
+            loop = self._loop
+            if profile and profile not in loop.profiles:
+                raise no_such_profile(profile)
+            if not profile and loop.decision.profile is None:
+                names = ", ".join(loop.profiles) or "none is stored"
+                raise ServiceError(
+                    Error.NO_SUCH_PROFILE,
+                    "Connect",
+                    f"no profile is chosen (stored: {names}).",
+                    "Name one: `tunwarden connect NAME`, or import one: `tunwarden profiles import NAME FILE`.",
+                )
+            self._choose(Target.PROTECTED, profile or loop.intent.profile)
+            return Changed()
+
+        await self._change(caller, "connect", run)
+
+    async def disconnect(self, caller: Caller) -> None:
+        async def run() -> Event:
+            if self._loop.facts.settings_broken:
+                raise ServiceError(
+                    Error.NOT_NOW,
+                    "Disconnect",
+                    "the settings file has errors, so nobody knows what the administrator allows.",
+                    "Correct it and restart the service; `tunwarden settings check FILE` names the errors.",
+                )
+            self._choose(Target.UNPROTECTED, self._loop.intent.profile)
+            return Changed()
+
+        await self._change(caller, "disconnect", run)
+
+    def _choose(self, target: Target, profile: str | None) -> None:
+        """A user's own choice holds until the network changes, and settles what a damaged store left open."""
+        loop = self._loop
+        loop.facts = replace(loop.facts, store_broken=False)
+        manual = Manual(target, loop.decision.network)
+        loop.keep(replace(loop.intent, target=target, manual=manual, profile=profile))
+
+    async def reconnect(self, caller: Caller) -> None:
+        async def run() -> Event:
+            if self._loop.decision.target is not Target.PROTECTED:
+                raise ServiceError(Error.NOT_NOW, "Reconnect", "protection is not wanted now.", "Use `tunwarden connect`.")
+            return Reconnect()
+
+        await self._change(caller, "reconnect", run)
+
+    async def set_kill_switch(self, caller: Caller, on: bool) -> None:
+        async def run() -> Event:
+            self._unlocked("SetKillSwitch", self._loop.settings.protection.kill_switch, on)
+            self._loop.keep(replace(self._loop.intent, kill_switch=on))
+            return Changed()
+
+        await self._change(caller, f"kill switch {'on' if on else 'off'}", run)
+
+    async def set_lockdown(self, caller: Caller, on: bool) -> None:
+        async def run() -> Event:
+            self._unlocked("SetLockdown", self._loop.settings.protection.lockdown, on)
+            self._loop.keep(replace(self._loop.intent, lockdown=on))
+            return Changed()
+
+        await self._change(caller, f"lockdown {'on' if on else 'off'}", run)
+
+    def _unlocked(self, what: str, fixed: bool | None, wanted: bool) -> None:
+        if fixed is not None and fixed is not wanted:
+            raise ServiceError(
+                Error.LOCKED,
+                what,
+                f"the administrator's settings fix it to {'on' if fixed else 'off'}.",
+                "Change [protection] in /etc/tunwarden/tunwarden.toml.",
+            )
+
+    # --- Networks ----------------------------------------------------------------------------------------------------
+
+    async def current(self, caller: Caller) -> tuple[interface.Network, ...]:
+        return self.feed.status.networks
+
+    async def list_known(self, caller: Caller) -> tuple[interface.KnownNetwork, ...]:
+        fixed = self._loop.settings.known
+        names = {network.ssid for network in fixed}
+        added = [network for network in self._loop.known if network.ssid not in names]
+        return (*(_known(each, "settings") for each in fixed), *(_known(each, "user") for each in added))
+
+    async def add_known(
+        self,
+        caller: Caller,
+        ssid: str | None,
+        ssid_hex: str | None,
+        security: str | None,
+        action: str | None,
+        profile: str | None,
+        allow_lan: bool = False,
+    ) -> interface.KnownNetwork:
+        saved: list[KnownNetwork] = []
+
+        async def run() -> Event:
+            name, joined = self._named(ssid, ssid_hex)
+            if profile and profile not in self._loop.profiles:
+                raise no_such_profile(profile)
+            minimum = Security(security) if security else joined.security if joined else Security.WPA2
+            network = known_network(name, minimum, action, profile, allow_lan)
+            if any(each.ssid == name for each in self._loop.settings.known):
+                raise ServiceError(
+                    Error.LOCKED,
+                    "AddKnown",
+                    f"“{ssid_text(name)}” stands in the administrator's settings.",
+                    "Change [[known]] in /etc/tunwarden/tunwarden.toml.",
+                )
+            self._saving(lambda: self._loop.store.save_known(network))
+            self._loop.load_known()
+            saved.append(network)
+            return Changed()
+
+        await self._change(caller, "save a known network", run)
+        return _known(saved[0], "user")
+
+    def _named(self, ssid: str | None, ssid_hex: str | None) -> tuple[bytes, WifiNetwork | None]:
+        """The SSID that is meant, and the network if it is joined now."""
+        joined = [self._loop.facts.wifi[link.ifname] for link in self._loop.facts.uplinks if link.ifname in self._loop.facts.wifi]
+        if not ssid and not ssid_hex:
+            if len(joined) != 1:
+                why = "no Wi-Fi network is joined now." if not joined else "several Wi-Fi networks are joined."
+                raise ServiceError(Error.NO_SUCH_NETWORK, "AddKnown", why, "Name the network.")
+            return joined[0].ssid, joined[0]
+        try:
+            name = bytes.fromhex(ssid_hex) if ssid_hex else (ssid or "").encode()
+        except ValueError:
+            raise invalid("AddKnown", "ssid_hex: two hexadecimal digits a byte are needed.") from None
+        return name, next((each for each in joined if each.ssid == name), None)
+
+    async def forget_known(self, caller: Caller, ssid_hex: str) -> None:
+        async def run() -> Event:
+            try:
+                ssid = bytes.fromhex(ssid_hex)
+            except ValueError:
+                raise invalid("ForgetKnown", "ssid_hex: two hexadecimal digits a byte are needed.") from None
+            found = False
+
+            def forget() -> None:
+                nonlocal found
+                found = self._loop.store.forget_known(ssid)
+
+            self._saving(forget)
+            if not found:
+                fixed = any(each.ssid == ssid for each in self._loop.settings.known)
+                raise ServiceError(
+                    Error.LOCKED if fixed else Error.NO_SUCH_NETWORK,
+                    "ForgetKnown",
+                    f"“{ssid_text(ssid)}” {'stands in the administrator’s settings' if fixed else 'is not saved'}.",
+                    "`tunwarden known list` shows the saved ones.",
+                )
+            self._loop.load_known()
+            return Changed()
+
+        await self._change(caller, "forget a known network", run)
+
+    # --- Profiles ----------------------------------------------------------------------------------------------------
+
+    async def import_profile(self, caller: Caller, name: str, text: str) -> tuple[interface.Notice, ...]:
+        try:
+            profile, notices = parse_wireguard(name, text)
+        except ProfileError as err:
+            raise ServiceError(
+                Error.PROFILE_REFUSED, "Import", f"line {err.line}: {err.directive}: {err.problem}.", f"{err.remedy}."
+            ) from None
+        resolved = await self._resolved(profile)
+
+        async def run() -> Event:
+            self._saving(lambda: self._loop.store.save_profile(resolved))
+            self._loop.load_profiles()
+            return Changed()
+
+        await self._change(caller, f"import profile {name}", run)
+        return tuple(interface.Notice(each.line, each.directive, each.reason) for each in notices)
+
+    async def _resolved(self, profile: WireGuardProfile) -> WireGuardProfile:
+        """Names of servers are resolved now, once: while a tunnel is being made no DNS may pass."""
+        hosts = {peer.host: peer.port for peer in profile.peers if peer.host and not peer.addresses}
+        found: dict[str, tuple[Address, ...]] = {}
+        for host, port in hosts.items():
+            try:
+                async with asyncio.timeout(RESOLVE_S):
+                    answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            except (OSError, TimeoutError):
+                raise ServiceError(
+                    Error.PROFILE_REFUSED,
+                    "Import",
+                    f"Endpoint: the name {host} cannot be resolved now.",
+                    "Write the server's address instead, or import while this machine can resolve names.",
+                ) from None
+            found[host] = tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
+        return with_addresses(profile, found) if found else profile
+
+    async def list_profiles(self, caller: Caller) -> tuple[interface.Profile, ...]:
+        chosen = self._loop.decision.profile
+        return tuple(
+            interface.Profile(
+                name=profile.name,
+                kind="wireguard",
+                servers=tuple(tell.endpoint_text(each) for each in profile_facts(profile).endpoints),
+                chosen=chosen is not None and chosen.name == profile.name,
+            )
+            for profile in self._loop.profiles.values()
+        )
+
+    async def remove_profile(self, caller: Caller, name: str) -> None:
+        async def run() -> Event:
+            loop = self._loop
+            if name not in loop.profiles:
+                raise no_such_profile(name)
+            if loop.state.profile is not None and loop.state.profile.name == name:
+                raise ServiceError(Error.NOT_NOW, "Remove", f"{name} is in use.", "Disconnect first.")
+            self._saving(lambda: loop.store.remove_profile(name))
+            loop.load_profiles()
+            if loop.intent.profile == name:
+                loop.keep(replace(loop.intent, profile=None))
+            return Changed()
+
+        await self._change(caller, f"remove profile {name}", run)
+
+    # --- Diagnostics -------------------------------------------------------------------------------------------------
+
+    async def check_settings(self, caller: Caller, text: str) -> tuple[interface.Problem, ...]:
+        try:
+            parse_settings(text)
+        except SettingsError as err:
+            return tuple(interface.Problem(each.line, each.key, each.problem, each.allowed) for each in err.problems)
+        return ()
+
+    # --- all of them -------------------------------------------------------------------------------------------------
+
+    async def _change(self, caller: Caller, what: str, run: Callable[[], Awaitable[Event]]) -> None:
+        log.info("asked", what=what, uid=caller.uid, pid=caller.pid, face=caller.transport.value)
+        await self._loop.command(run)
+
+    def _saving(self, save: Callable[[], object]) -> None:
+        try:
+            save()
+        except StoreError as err:
+            raise ServiceError(Error.NOT_NOW, "Save", f"{err}.", "Nothing was changed; free the disk and try again.") from err
+
+
+def known_network(
+    ssid: bytes, minimum: Security, action: str | None, profile: str | None, allow_lan: bool
+) -> KnownNetwork:
+    """What a caller wants saved, checked by the rules of the settings file. Raises ServiceError."""
+    try:
+        return KnownNetwork(
+            ssid=ssid,
+            minimum_security=minimum,
+            action=WifiAction(action) if action else None,
+            profile=profile or None,
+            allow_lan=allow_lan,
+        )
+    except ValueError as err:
+        raise invalid("AddKnown", str(err)) from None
+
+
+def invalid(what: str, why: str) -> ServiceError:
+    """An argument is wrong."""
+    return ServiceError(Error.INVALID_ARGUMENT, what, why)
+
+
+def no_such_profile(name: str) -> ServiceError:
+    """No profile of that name."""
+    return ServiceError(
+        Error.NO_SUCH_PROFILE, "Profile", f"no profile {name!r} is stored.", "`tunwarden profiles list` shows them."
+    )
+
+
+def _known(network: KnownNetwork, source: str) -> interface.KnownNetwork:
+    return interface.KnownNetwork(
+        ssid=ssid_text(network.ssid),
+        ssid_hex=network.ssid.hex(),
+        security=network.minimum_security.value,
+        action=network.action.value if network.action else None,
+        profile=network.profile,
+        allow_lan=bool(network.allow_lan),
+        source=source,
+    )

@@ -1,0 +1,82 @@
+"""What the faces show, told from what the loop knows."""
+
+from __future__ import annotations
+
+from ipc.interface import Network, Reason, Status
+from policies.classify import SENTENCES as REASONS
+from policies.classify import ssid_text
+from policies.decide import Decision, Judgement
+from policies.facts import Endpoint, Facts
+from policies.firewall import FirewallPolicy
+from policies.states import SENTENCES, Phase, State
+
+
+def networks(facts: Facts, decision: Decision, enforced: FirewallPolicy | None) -> tuple[Network, ...]:
+    """The networks we are on; `cleared` only where the kernel has confirmed it."""
+    cleared = enforced.cleared if enforced is not None else frozenset()
+    return tuple(_network(each, facts, each.ifname in cleared) for each in decision.judgements)
+
+
+def _network(judgement: Judgement, facts: Facts, cleared: bool) -> Network:
+    wifi, found = facts.wifi.get(judgement.ifname), judgement.classification
+    reasons = found.reasons if found else ()
+    return Network(
+        ifname=judgement.ifname,
+        kind=judgement.kind.value,
+        ssid=ssid_text(wifi.ssid) if wifi else None,
+        ssid_hex=wifi.ssid.hex() if wifi else None,
+        security=wifi.security.value if wifi else None,
+        verdict=found.verdict.value if found else None,
+        reasons=tuple(Reason(reason.value, REASONS[reason]) for reason in reasons),
+        action=judgement.action.value if judgement.action else None,
+        rule=judgement.rule.value,
+        cleared=cleared,
+    )
+
+
+def server(state: State) -> Endpoint | None:
+    """The server in use."""
+    if state.profile is None or state.phase not in (Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING):
+        return None
+    return state.profile.endpoints[0] if state.profile.endpoints else None
+
+
+def endpoint_text(endpoint: Endpoint) -> str:
+    """`198.51.100.7:51820` or `[2001:db8::7]:51820`."""
+    host = f"[{endpoint.address}]" if endpoint.address.version == 6 else str(endpoint.address)
+    return f"{host}:{endpoint.port}"
+
+
+def status(
+    state: State,
+    decision: Decision,
+    facts: Facts,
+    enforced: FirewallPolicy | None,
+    *,
+    since: int,
+    warnings: tuple[str, ...],
+    traffic: tuple[int, int],
+    sequence: int,
+    version: str,
+) -> Status:
+    """The whole status. `protected` and `blocking` are said only of what the kernel has confirmed."""
+    used = server(state)
+    return Status(
+        state=state.phase.value,
+        target=decision.target.value,
+        protected=state.phase is Phase.CONNECTED and enforced is not None and enforced.tunnel is not None,
+        blocking=enforced is not None and enforced.closed,
+        cause=state.cause.value if state.cause else None,
+        cause_text=SENTENCES[state.cause] if state.cause else None,
+        profile=state.profile.name if state.profile else None,
+        server=endpoint_text(used) if used else None,
+        since=since,
+        networks=networks(facts, decision, enforced),
+        kill_switch=decision.kill_switch,
+        lockdown=decision.lockdown,
+        warnings=warnings,
+        rx_bytes=traffic[0],
+        tx_bytes=traffic[1],
+        sequence=sequence,
+        version=version,
+    )

@@ -1,0 +1,1 @@
+"""Two faces of one interface: D-Bus and a Unix socket (Varlink)."""

@@ -1,0 +1,206 @@
+"""The client library: one call, one answer, over the Unix socket. Synchronous, and quick to import.
+
+Every method is that of `interface.Service`; what it raises is ServiceError (the daemon said no), NotRunningError,
+TimeoutError, or ProtocolError (what answers is no tunwardend).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, cast
+
+from ipc.access import Transport
+from ipc.describe import Method, methods
+from ipc.errors import Error, ServiceError, error_of
+from ipc.interface import NAME, KnownNetwork, Network, Notice, Problem, Profile, Status
+from ipc.values import typed
+
+FOLDER = "/run/tunwarden"
+LONGEST = 16 << 20  # bytes of an answer
+
+
+class NotRunningError(Exception):
+    """No daemon answers, or it went away. What the machine lets through is not known then: never "off" (E14)."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"tunwardend does not answer: {why}. Start it with: sudo systemctl start tunwarden")
+
+
+class ProtocolError(Exception):
+    """The answer makes no sense."""
+
+
+class Client:
+    """A connection to the daemon. Prefers the socket that takes changes, else uses the one for reading."""
+
+    def __init__(self, folder: str = FOLDER, timeout: float | None = 10.0) -> None:
+        """`timeout` in seconds for each call; None: wait for ever."""
+        self._timeout = timeout
+        self._buffer = bytearray()
+        try:
+            self._socket, self.transport = _connect(f"{folder}/tunwarden.sock", timeout), Transport.SOCKET
+        except PermissionError:
+            self._socket, self.transport = _connect(f"{folder}/read.sock", timeout), Transport.READ_SOCKET
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    # --- Manager ---
+
+    def get_status(self) -> Status:
+        return cast(Status, self._call("Manager.GetStatus"))
+
+    def watch(self) -> Iterator[Status]:
+        """The status now, then every change; no time limit. The connection serves nothing else afterwards."""
+        method = methods()[f"{NAME}.Manager.Watch"]
+        self._send({"method": method.wire_name, "more": True})
+        while True:
+            yield cast(Status, _result(method, self._receive()))
+            self._socket.settimeout(None)
+
+    def get_version(self) -> str:
+        return cast(str, self._call("Manager.GetVersion"))
+
+    def connect(self, profile: str | None = None) -> None:
+        self._call("Manager.Connect", profile=profile)
+
+    def disconnect(self) -> None:
+        self._call("Manager.Disconnect")
+
+    def reconnect(self) -> None:
+        self._call("Manager.Reconnect")
+
+    def set_kill_switch(self, on: bool) -> None:
+        self._call("Manager.SetKillSwitch", on=on)
+
+    def set_lockdown(self, on: bool) -> None:
+        self._call("Manager.SetLockdown", on=on)
+
+    # --- Networks ---
+
+    def current(self) -> tuple[Network, ...]:
+        return cast(tuple[Network, ...], self._call("Networks.Current"))
+
+    def list_known(self) -> tuple[KnownNetwork, ...]:
+        return cast(tuple[KnownNetwork, ...], self._call("Networks.ListKnown"))
+
+    def add_known(
+        self,
+        ssid: str | None = None,
+        ssid_hex: str | None = None,
+        security: str | None = None,
+        action: str | None = None,
+        profile: str | None = None,
+        allow_lan: bool = False,
+    ) -> KnownNetwork:
+        added = self._call(
+            "Networks.AddKnown",
+            ssid=ssid,
+            ssid_hex=ssid_hex,
+            security=security,
+            action=action,
+            profile=profile,
+            allow_lan=allow_lan,
+        )
+        return cast(KnownNetwork, added)
+
+    def forget_known(self, ssid_hex: str) -> None:
+        self._call("Networks.ForgetKnown", ssid_hex=ssid_hex)
+
+    # --- Profiles ---
+
+    def import_profile(self, name: str, text: str) -> tuple[Notice, ...]:
+        return cast(tuple[Notice, ...], self._call("Profiles.Import", name=name, text=text))
+
+    def list_profiles(self) -> tuple[Profile, ...]:
+        return cast(tuple[Profile, ...], self._call("Profiles.List"))
+
+    def remove_profile(self, name: str) -> None:
+        self._call("Profiles.Remove", name=name)
+
+    # --- Diagnostics ---
+
+    def check_settings(self, text: str) -> tuple[Problem, ...]:
+        return cast(tuple[Problem, ...], self._call("Diagnostics.CheckSettings", text=text))
+
+    # --- the wire ---
+
+    def _call(self, name: str, /, **arguments: bool | str | None) -> object:
+        method = methods()[f"{NAME}.{name}"]
+        given = {key: value for key, value in arguments.items() if value is not None}
+        self._socket.settimeout(self._timeout)
+        self._send({"method": method.wire_name, "parameters": given})
+        return _result(method, self._receive())
+
+    def _send(self, call: dict[str, object]) -> None:
+        # When the daemon hangs up on us it says why first: then the answer is there to be read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(json.dumps(call).encode() + b"\0")
+
+    def _receive(self) -> dict[str, object]:
+        while (end := self._buffer.find(b"\0")) < 0:
+            if len(self._buffer) > LONGEST:
+                raise ProtocolError("the answer is too long")
+            try:
+                part = self._socket.recv(1 << 16)
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                raise NotRunningError("the connection ended")
+            self._buffer += part
+        raw = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            reply = json.loads(raw)
+        except ValueError:
+            raise ProtocolError("the answer is not JSON") from None
+        if not isinstance(reply, dict):
+            raise ProtocolError("the answer is not an object")
+        return reply
+
+
+def _connect(path: str, timeout: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        raise NotRunningError(f"nothing listens at {path}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _result(method: Method, reply: dict[str, object]) -> object:
+    parameters = reply.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise ProtocolError("the answer has no parameters")
+    if name := reply.get("error"):
+        raise _error(method, str(name), parameters)
+    if method.returns is None:
+        return None
+    try:
+        return typed(method.returns.type, parameters.get(method.returns.name))
+    except ValueError as error:
+        raise ProtocolError(f"{method.wire_name}: {error}") from None
+
+
+def _error(method: Method, name: str, parameters: dict[str, object]) -> ServiceError:
+    what, why, remedy = (str(parameters.get(key, "")) for key in ("what", "why", "remedy"))
+    error = error_of(name)
+    if error is None:
+        return ServiceError(Error.INTERNAL, f"{method.interface}.{method.name}", f"the daemon answered {name}.")
+    return ServiceError(error, what, why, remedy)

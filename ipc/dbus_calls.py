@@ -1,0 +1,128 @@
+"""What is answered to a method call on the bus: ours, Properties, Introspectable; and the errors for all else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from dbus_fast import ErrorType, Message, Variant
+
+from ipc import interface
+from ipc.access import Caller
+from ipc.dbus_values import signature, signature_of, value
+from ipc.dbus_xml import introspection
+from ipc.describe import Method, methods, properties
+from ipc.dispatch import Dispatcher
+from ipc.errors import ServiceError
+from ipc.interface import Status
+from ipc.values import plain
+
+MANAGER = f"{interface.NAME}.Manager"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+LARGEST_REPLY = 1 << 20  # bytes, as JSON; nothing we answer comes near
+
+OURS = {f"{interface.NAME}.{name}" for name in interface.INTERFACES}
+METHODS = {(f"{interface.NAME}.{m.interface}", m.name): m for m in methods().values() if not m.stream}
+STANDARD = {
+    (INTROSPECTABLE, "Introspect"): "",
+    (PROPERTIES, "Get"): "ss",
+    (PROPERTIES, "GetAll"): "s",
+    (PROPERTIES, "Set"): "ssv",
+}
+_UNIQUE = {member: (face, member) for face, member in (*METHODS, *STANDARD)}
+
+
+class CallError(Exception):
+    """A call that cannot be made, with the standard D-Bus error that says so."""
+
+    def __init__(self, error: ErrorType, text: str) -> None:
+        super().__init__(error, text)
+        self.error, self.text = error, text
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a call means to reach."""
+
+    interface: str
+    member: str
+    method: Method | None  # None: one of the standard methods
+
+
+def target(call: Message) -> Target:
+    """What the call means, checked without knowing the caller. Raises CallError."""
+    found = introspection(call.path or "")
+    if found is None:
+        raise CallError(ErrorType.UNKNOWN_OBJECT, f"There is no object {_shown(call.path)}.")
+    member = call.member or ""
+    key = (call.interface, member) if call.interface else _UNIQUE.get(member, ("", member))
+    at_ours = call.path == interface.PATH
+    if key[0] and key[0] not in ({*OURS, PROPERTIES, INTROSPECTABLE} if at_ours else {INTROSPECTABLE}):
+        raise CallError(ErrorType.UNKNOWN_INTERFACE, f"There is no interface {_shown(key[0])} here.")
+    method = METHODS.get(key)
+    expected = signature_of(method.parameters) if method else STANDARD.get(key)
+    if expected is None:
+        raise CallError(ErrorType.UNKNOWN_METHOD, f"There is no method {_shown(member)}.")
+    if call.signature != expected:
+        raise CallError(ErrorType.INVALID_ARGS, f"{member} takes the arguments '{expected}'.")
+    return Target(key[0], member, method)
+
+
+async def answer(call: Message, wanted: Target, caller: Caller, dispatcher: Dispatcher, status: Status) -> Message:
+    """The reply to a call."""
+    try:
+        if wanted.method is None:
+            return _standard(call, wanted, status)
+        given = dict(zip((field.name for field in wanted.method.parameters), call.body, strict=True))
+        result = await dispatcher.call(wanted.method, caller, given)
+    except CallError as error:
+        return Message.new_error(call, error.error, error.text)
+    except ServiceError as error:
+        return Message.new_error(call, error.error.wire_name, str(error))
+    returns = wanted.method.returns
+    if returns is None:
+        return Message.new_method_return(call)
+    if len(json.dumps(result)) > LARGEST_REPLY:
+        return Message.new_error(call, ErrorType.LIMITS_EXCEEDED, "The answer is too long for the bus.")
+    return Message.new_method_return(call, signature(returns.type), [value(returns.type, result)])
+
+
+def _standard(call: Message, wanted: Target, status: Status) -> Message:
+    match wanted.member:
+        case "Introspect":
+            return Message.new_method_return(call, "s", [introspection(call.path or "") or ""])
+        case "Get":
+            return Message.new_method_return(call, "v", [_property(call.body[0], call.body[1], status)])
+        case "GetAll":
+            _check_interface(call.body[0])
+            shown = shown_properties(status) if call.body[0] in ("", MANAGER) else {}
+            return Message.new_method_return(call, "a{sv}", [shown])
+        case _:
+            _property(call.body[0], call.body[1], status)
+            raise CallError(ErrorType.PROPERTY_READ_ONLY, "Properties are changed by methods.")
+
+
+def shown_properties(status: Status) -> dict[str, Variant]:
+    """The properties of `.Manager` as they follow from the status."""
+    return {
+        prop.name: Variant(signature(field.type), value(field.type, plain(getattr(status, prop.source))))
+        for prop, field in properties()
+    }
+
+
+def _property(face: str, name: str, status: Status) -> Variant:
+    _check_interface(face)
+    shown = shown_properties(status) if face in ("", MANAGER) else {}
+    if name not in shown:
+        raise CallError(ErrorType.UNKNOWN_PROPERTY, f"There is no property {_shown(name)}.")
+    return shown[name]
+
+
+def _check_interface(face: str) -> None:
+    if face not in ("", *OURS, PROPERTIES, INTROSPECTABLE, "org.freedesktop.DBus.Peer"):
+        raise CallError(ErrorType.UNKNOWN_INTERFACE, f"There is no interface {_shown(face)} here.")
+
+
+def _shown(text: str | None) -> str:
+    return ascii((text or "")[:80])

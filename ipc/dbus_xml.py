@@ -1,0 +1,104 @@
+"""Introspection data for D-Bus, docs included (as org.gtk.GDBus.DocString, which tools show)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from xml.sax.saxutils import quoteattr
+
+from ipc import interface
+from ipc.dbus_values import signature
+from ipc.describe import Field, Method, methods_of, properties
+from ipc.idl import access_text
+
+DOCTYPE = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">'
+)
+STANDARD = """\
+ <interface name="org.freedesktop.DBus.Introspectable">
+  <method name="Introspect"><arg name="xml_data" type="s" direction="out"/></method>
+ </interface>
+ <interface name="org.freedesktop.DBus.Peer">
+  <method name="Ping"/>
+  <method name="GetMachineId"><arg name="machine_uuid" type="s" direction="out"/></method>
+ </interface>
+ <interface name="org.freedesktop.DBus.Properties">
+  <method name="Get">
+   <arg name="interface_name" type="s" direction="in"/>
+   <arg name="property_name" type="s" direction="in"/>
+   <arg name="value" type="v" direction="out"/>
+  </method>
+  <method name="GetAll">
+   <arg name="interface_name" type="s" direction="in"/>
+   <arg name="props" type="a{sv}" direction="out"/>
+  </method>
+  <method name="Set">
+   <arg name="interface_name" type="s" direction="in"/>
+   <arg name="property_name" type="s" direction="in"/>
+   <arg name="value" type="v" direction="in"/>
+  </method>
+  <signal name="PropertiesChanged">
+   <arg name="interface_name" type="s"/>
+   <arg name="changed_properties" type="a{sv}"/>
+   <arg name="invalidated_properties" type="as"/>
+  </signal>
+ </interface>"""
+
+
+def introspection(path: str) -> str | None:
+    """The XML of an object path; None when there is no such object. Parents of ours only name their child."""
+    if path == interface.PATH:
+        return _ours()
+    parent = path if path.endswith("/") else f"{path}/"
+    if not interface.PATH.startswith(parent):
+        return None
+    child = interface.PATH.removeprefix(parent).partition("/")[0]
+    return "\n".join((DOCTYPE, "<node>", f' <node name="{child}"/>', "</node>", ""))
+
+
+@cache
+def _ours() -> str:
+    return "\n".join((DOCTYPE, "<node>", STANDARD, *_interfaces(), "</node>", ""))
+
+
+def _interfaces() -> Iterator[str]:
+    for name, doc in interface.INTERFACES.items():
+        yield f' <interface name="{interface.NAME}.{name}">'
+        yield _doc(2, doc)
+        for method in methods_of(name):
+            if not method.stream:
+                yield from _method(method)
+        if name == "Manager":
+            for prop, field in properties():
+                yield f'  <property name="{prop.name}" type="{signature(field.type)}" access="read">'
+                yield _doc(3, field.doc)
+                yield "  </property>"
+        yield " </interface>"
+
+
+def _method(method: Method) -> Iterator[str]:
+    yield f'  <method name="{method.name}">'
+    names = ", ".join(error.value[0] for error in method.errors)
+    errors = f"\nErrors: {names}." if names else ""
+    yield _doc(3, f"{method.doc}\nAccess: {access_text(method)}.{errors}")
+    for field in method.parameters:
+        yield from _argument(field, "in")
+    if method.returns:
+        yield from _argument(method.returns, "out")
+    yield "  </method>"
+
+
+def _argument(field: Field, direction: str) -> Iterator[str]:
+    opening = f'   <arg name="{field.name}" type="{signature(field.type)}" direction="{direction}"'
+    if not field.doc:
+        yield f"{opening}/>"
+        return
+    yield f"{opening}>"
+    yield _doc(4, field.doc)
+    yield "   </arg>"
+
+
+def _doc(indent: int, text: str) -> str:
+    value = quoteattr(text, {"\n": "&#10;"})
+    return f'{" " * indent}<annotation name="org.gtk.GDBus.DocString" value={value}/>'

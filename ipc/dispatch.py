@@ -1,0 +1,64 @@
+"""One call, whichever face it came through: access first, then arguments, then the service."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncGenerator, Mapping
+
+from ipc.access import Access, Caller, Transport, allowed, group_gid
+from ipc.describe import Method
+from ipc.errors import Error, ServiceError
+from ipc.interface import Service, Status
+from ipc.values import Json, arguments, plain
+
+log = logging.getLogger("tunwarden.ipc")
+
+
+class Dispatcher:
+    """Stands between the faces and the service. `gid` is the group whose members may change things."""
+
+    def __init__(self, service: Service, gid: int | None = None) -> None:
+        self._service = service
+        # Once, at the start: a lookup may ask the network (NSS), and must not stall a call.
+        self.gid = group_gid() if gid is None else gid
+
+    async def call(self, method: Method, caller: Caller, given: Mapping[str, object]) -> Json:
+        """The result of the method as plain data. Raises nothing but ServiceError."""
+        self._authorise(method, caller, given)
+        keywords = arguments(method, given)
+        try:
+            return plain(await getattr(self._service, method.function)(caller=caller, **keywords))
+        except ServiceError:
+            raise
+        except Exception:
+            log.exception("%s failed", method.wire_name)
+            raise ServiceError(
+                Error.INTERNAL, f"{method.interface}.{method.name}", "the service failed.", "See its log."
+            ) from None
+
+    def watch(self, method: Method, caller: Caller, given: Mapping[str, object]) -> AsyncGenerator[Status, None]:
+        """The stream of a streaming method. Raises ServiceError; the iterator may raise TooSlowError."""
+        self._authorise(method, caller, given)
+        arguments(method, given)
+        return self._service.watch(caller)
+
+    def follow(self) -> AsyncGenerator[Status, None]:
+        """The stream for a face's own use."""
+        return self._service.watch(Caller(os.getuid(), frozenset(), os.getpid(), Transport.DBUS))
+
+    def _authorise(self, method: Method, caller: Caller, given: Mapping[str, object]) -> None:
+        access = method.access_for(given)
+        if allowed(caller, access, self.gid):
+            if access is not Access.READ:
+                log.info("%s asked by uid %d, pid %d (%s)", method.wire_name, caller.uid, caller.pid, caller.transport)
+            return
+        log.debug("%s refused to uid %d, pid %d (%s)", method.wire_name, caller.uid, caller.pid, caller.transport)
+        what = f"{method.interface}.{method.name}"
+        if caller.transport is Transport.READ_SOCKET:
+            why, remedy = "read.sock only answers questions.", "Use sudo, or ask to be added to the group tunwarden."
+        elif access is Access.ADMIN:
+            why, remedy = "this needs the administrator.", "Use sudo."
+        else:
+            why, remedy = "this needs root or the group tunwarden.", "Use sudo, or ask to be added to the group."
+        raise ServiceError(Error.NOT_PERMITTED, what, why, remedy)

@@ -1,0 +1,313 @@
+"""The interface, written once. Both faces, the client, the reference in docs/ and the tests are derived from it.
+
+`Service` is what the daemon implements. Its annotations are the wire types (`describe.py` turns them into plain data),
+its docstrings the documentation, its decorators say who may call and what can go wrong.
+
+Wire names are the same on both faces: method `org.tunwarden.Daemon1.Manager.Connect`, error
+`org.tunwarden.Daemon1.Error.NotNow`. D-Bus has no null: there, a nullable string is "" when it is null.
+Methods take content, never a path or a command line (E7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, Protocol, TypeVar
+
+from ipc.access import Access, Caller
+from ipc.errors import Error
+
+NAME = "org.tunwarden.Daemon1"
+PATH = "/org/tunwarden/Daemon1"
+
+INTERFACES = {
+    "Manager": "The state of protection, and the switches that change it.",
+    "Networks": "The networks this machine is on, and those it knows.",
+    "Profiles": "VPN configurations: brought as text, stored by the daemon, never given back.",
+    "Diagnostics": "Questions about the configuration.",
+}
+
+
+class Longest(NamedTuple):
+    """The most bytes (UTF-8) a string argument may have. Beyond it: InvalidArgument."""
+
+    size: int
+
+
+class OneOf(NamedTuple):
+    """The values a string argument may have. Anything else: InvalidArgument."""
+
+    values: tuple[str, ...]
+
+
+class Spec(NamedTuple):
+    """What a decorator says about a method of `Service`."""
+
+    name: str  # interface and member, such as Manager.Connect
+    access: Access
+    errors: tuple[Error, ...]
+    returns: str  # name of the result on the wire; empty: nothing is returned
+    opens: str  # name of a bool argument: when it is false, the call needs ADMIN
+    stream: bool  # Varlink only: replies until the caller hangs up
+
+
+SPECS: dict[str, Spec] = {}  # by the Python name, in the order of the interface
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def method(
+    name: str, access: Access, *errors: Error, returns: str = "", opens: str = "", stream: bool = False
+) -> Callable[[F], F]:
+    """Make a method of `Service` part of the interface, under `name`."""
+
+    def mark(function: F) -> F:
+        SPECS[function.__name__] = Spec(name, access, errors, returns, opens, stream)
+        return function
+
+    return mark
+
+
+SECURITIES = (
+    "unknown", "open", "owe-transition", "owe", "wep", "wpa", "wpa2", "wpa2-wpa3", "wpa3", "8021x", "8021x-192",
+)  # fmt: skip
+ACTIONS = ("auto_connect", "prompt", "ignore", "disconnect")
+
+Name = Annotated[str, Longest(64)]  # of a profile
+Hex = Annotated[str, Longest(64)]  # of an SSID: two digits a byte
+PROFILE_BYTES = 1 << 20
+SETTINGS_BYTES = 48 << 10  # fits, escaped as JSON, into a message from an unprivileged peer
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a network got its verdict."""
+
+    code: Annotated[str, "Stable word for programs, such as `open` or `wep`."]
+    text: Annotated[str, "One sentence for people."]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network this machine is on now."""
+
+    ifname: Annotated[str, "Name of the link."]
+    kind: Annotated[str, "`wifi`, `wired` or `cellular`."]
+    ssid: Annotated[str | None, "Name of the Wi-Fi network with unprintable bytes escaped; null when not Wi-Fi."]
+    ssid_hex: Annotated[str | None, "Its exact bytes in hexadecimal; null when not Wi-Fi."]
+    security: Annotated[str | None, "How the air is protected, such as `open` or `wpa3`; null when not Wi-Fi."]
+    verdict: Annotated[str | None, "`known`, `secured`, `unsecured` or `unidentified`; null while not classified."]
+    reasons: Annotated[tuple[Reason, ...], "Why, the weightiest first."]
+    action: Annotated[str | None, "The rule's `auto_connect`, `prompt`, `ignore` or `disconnect`; null: none yet."]
+    rule: Annotated[str | None, "Which rule decided, in words; null: none yet."]
+    cleared: Annotated[bool, "Whether traffic may use the link outside the tunnel."]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNetwork:
+    """A saved network."""
+
+    ssid: Annotated[str, "Its name with unprintable bytes escaped."]
+    ssid_hex: Annotated[str, "The exact bytes of its name in hexadecimal."]
+    security: Annotated[str, "The weakest protection under which it still counts as itself."]
+    action: Annotated[str | None, "What to do on it; null: the rule of the verdict."]
+    profile: Annotated[str | None, "The profile to use on it; null: the default one."]
+    allow_lan: Annotated[bool, "Whether its local network may be reached while protected."]
+    source: Annotated[str, "`settings` (the administrator's file, fixed) or `user` (added with AddKnown)."]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A stored VPN configuration. Its keys never leave the daemon."""
+
+    name: Annotated[str, "Its name."]
+    kind: Annotated[str, "`wireguard`."]
+    servers: Annotated[tuple[str, ...], "Address and port of each server."]
+    chosen: Annotated[bool, "Whether Connect without a name would use it."]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A directive of an imported text that was ignored."""
+
+    line: Annotated[int, "Line, counted from 1; 0: the whole text."]
+    directive: Annotated[str, "Its name."]
+    reason: Annotated[str, "Why it was ignored."]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error in a settings text."""
+
+    line: Annotated[int, "Line, counted from 1; 0: the whole text."]
+    key: Annotated[str, "The key, with the names of its tables."]
+    problem: Annotated[str, "What is wrong."]
+    remedy: Annotated[str, "What would be right."]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything a front-end shows. Published only after the kernel agreed."""
+
+    state: Annotated[
+        str,
+        "`idle`, `held`, `connecting`, `connected`, `reconnecting`, `blocked`, `portal` or `disconnecting`.",
+    ]
+    target: Annotated[str, "What is wanted: `protected` or `unprotected`."]
+    protected: Annotated[bool, "Whether traffic leaves through the tunnel, and only there."]
+    blocking: Annotated[bool, "Whether the kernel holds our rules. False while protection is wanted is an alarm."]
+    cause: Annotated[str | None, "Why protection is not up: a stable word; null: nothing is wrong."]
+    cause_text: Annotated[str | None, "The same in a sentence for people."]
+    profile: Annotated[str | None, "The profile in use; null: none."]
+    server: Annotated[str | None, "Address and port of the server in use; null: none."]
+    since: Annotated[int, "When the state was entered, in seconds since 1970 UTC."]
+    networks: Annotated[tuple[Network, ...], "The networks this machine is on."]
+    kill_switch: Annotated[bool, "Whether traffic is blocked when protection is wanted and the tunnel is down."]
+    lockdown: Annotated[bool, "Whether traffic is blocked also while disconnected."]
+    warnings: Annotated[tuple[str, ...], "Sentences people should read."]
+    rx_bytes: Annotated[int, "Bytes received through the tunnel since it was opened."]
+    tx_bytes: Annotated[int, "Bytes sent through it."]
+    sequence: Annotated[int, "Grows by one with each published status, so a reader sees that none was missed."]
+    version: Annotated[str, "Version of the daemon."]
+
+
+class Property(NamedTuple):
+    """A D-Bus property of `.Manager`, read from the status. Changes are announced with PropertiesChanged."""
+
+    name: str
+    source: str  # the field of Status
+
+
+PROPERTIES = (
+    Property("State", "state"),
+    Property("Protected", "protected"),
+    Property("Blocking", "blocking"),
+    Property("Cause", "cause"),
+    Property("Profile", "profile"),
+    Property("Since", "since"),
+    Property("KillSwitch", "kill_switch"),
+    Property("Lockdown", "lockdown"),
+)
+
+
+class Service(Protocol):
+    """What the daemon does for its callers. The face has checked access and arguments before it calls.
+
+    Methods raise ServiceError; anything else reaches the caller as Internal, without its text.
+    """
+
+    # --- Manager ---
+
+    @method("Manager.GetStatus", Access.READ, returns="status")
+    async def get_status(self, caller: Caller) -> Status:
+        """The state of protection. Never asks for anything, never changes anything."""
+        ...
+
+    @method("Manager.Watch", Access.READ, returns="status", stream=True)
+    def watch(self, caller: Caller) -> AsyncGenerator[Status, None]:
+        """The status now, then every change of it, until the caller hangs up (Varlink, with `more`).
+
+        Sequence numbers have no gap: a reader that is too slow is disconnected instead. It connects again and gets
+        the present status first. On D-Bus, PropertiesChanged tells of changes.
+        """
+        ...
+
+    @method("Manager.GetVersion", Access.READ, returns="version")
+    async def get_version(self, caller: Caller) -> str:
+        """Version of the daemon."""
+        ...
+
+    @method("Manager.Connect", Access.CHANGE, Error.NO_SUCH_PROFILE, Error.NOT_NOW)
+    async def connect(
+        self, caller: Caller, profile: Annotated[Name | None, "The profile; null or empty: the chosen one."]
+    ) -> None:
+        """Ask for protection. Returns before the tunnel is up, but not before the status shows the new target.
+
+        GetStatus, Watch and the properties tell how it goes on.
+        """
+        ...
+
+    @method("Manager.Disconnect", Access.CHANGE, Error.NOT_NOW)
+    async def disconnect(self, caller: Caller) -> None:
+        """Give up protection. With lockdown on, nothing passes afterwards; otherwise the machine is open."""
+        ...
+
+    @method("Manager.Reconnect", Access.CHANGE, Error.NOT_NOW)
+    async def reconnect(self, caller: Caller) -> None:
+        """Take the tunnel down and up again; everything stays blocked in between."""
+        ...
+
+    @method("Manager.SetKillSwitch", Access.CHANGE, Error.LOCKED, opens="on")
+    async def set_kill_switch(self, caller: Caller, on: Annotated[bool, "The new position."]) -> None:
+        """Block all traffic when protection is wanted and the tunnel is down. Switching it off needs root."""
+        ...
+
+    @method("Manager.SetLockdown", Access.CHANGE, Error.LOCKED, opens="on")
+    async def set_lockdown(self, caller: Caller, on: Annotated[bool, "The new position."]) -> None:
+        """Block all traffic also while disconnected, from boot on. Switching it off needs root."""
+        ...
+
+    # --- Networks ---
+
+    @method("Networks.Current", Access.READ, returns="networks")
+    async def current(self, caller: Caller) -> tuple[Network, ...]:
+        """The networks this machine is on now, with verdict, reasons and rule."""
+        ...
+
+    @method("Networks.ListKnown", Access.READ, returns="known")
+    async def list_known(self, caller: Caller) -> tuple[KnownNetwork, ...]:
+        """The saved networks, those of the settings file included."""
+        ...
+
+    @method(
+        "Networks.AddKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.NO_SUCH_PROFILE, Error.LOCKED, returns="known"
+    )
+    async def add_known(
+        self,
+        caller: Caller,
+        ssid: Annotated[str | None, Longest(32), "Name as text; with `ssid_hex` also empty: the network joined now."],
+        ssid_hex: Annotated[Hex | None, "Name as hexadecimal bytes; wins over `ssid`."],
+        security: Annotated[
+            str | None, OneOf(SECURITIES), "The weakest protection to accept; null: that of the joined one, or wpa2."
+        ],
+        action: Annotated[str | None, OneOf(ACTIONS), "What to do on it; null: the rule of the verdict."],
+        profile: Annotated[Name | None, "The profile to use on it; null: the chosen one."],
+        allow_lan: Annotated[bool, "Whether its local network may be reached while protected."] = False,
+    ) -> KnownNetwork:
+        """Save a network, or replace a saved one. Rules for known networks relax protection, so this needs root."""
+        ...
+
+    @method("Networks.ForgetKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.LOCKED)
+    async def forget_known(self, caller: Caller, ssid_hex: Annotated[Hex, "The name's bytes in hexadecimal."]) -> None:
+        """Forget a saved network. Its rule may have asked for protection, so this needs root."""
+        ...
+
+    # --- Profiles ---
+
+    @method("Profiles.Import", Access.ADMIN, Error.PROFILE_REFUSED, Error.NOT_NOW, returns="notices")
+    async def import_profile(
+        self,
+        caller: Caller,
+        name: Annotated[Name, "A new name, or that of the profile to replace."],
+        text: Annotated[str, Longest(PROFILE_BYTES), "The configuration itself, never a path."],
+    ) -> tuple[Notice, ...]:
+        """Store a VPN configuration. Scripts, plugins and unknown directives are refused; nothing is executed."""
+        ...
+
+    @method("Profiles.List", Access.READ, returns="profiles")
+    async def list_profiles(self, caller: Caller) -> tuple[Profile, ...]:
+        """The stored profiles, without their keys."""
+        ...
+
+    @method("Profiles.Remove", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.NOT_NOW)
+    async def remove_profile(self, caller: Caller, name: Annotated[Name, "Its name."]) -> None:
+        """Delete a stored profile and its keys."""
+        ...
+
+    # --- Diagnostics ---
+
+    @method("Diagnostics.CheckSettings", Access.READ, returns="problems")
+    async def check_settings(
+        self, caller: Caller, text: Annotated[str, Longest(SETTINGS_BYTES), "The settings file's content."]
+    ) -> tuple[Problem, ...]:
+        """What is wrong with a settings text. Looks at the text alone; nothing is changed."""
+        ...

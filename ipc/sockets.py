@@ -1,0 +1,102 @@
+"""Unix sockets that are never too open, never steal another daemon's place, and know who is on the other end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ipc.access import NOBODY, Caller, Transport
+
+SO_PEERGROUPS = 59  # asm-generic/socket.h; not in Python's socket module
+UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class SocketError(Exception):
+    """The socket cannot be offered; the text says why and what to do."""
+
+
+def listen(path: Path, mode: int, gid: int | None) -> socket.socket:
+    """A listening socket at `path`, owned by root and `gid` (None: root), reachable with `mode` and never before.
+
+    A stale socket is replaced; one that answers belongs to a running daemon, and SocketError says so.
+    """
+    with _locked(path.parent):
+        _clear(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            before = os.umask(0o177)  # nobody else between bind and chmod (E12)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(before)
+            os.chown(path, os.geteuid(), -1 if gid is None else gid, follow_symlinks=False)
+            path.chmod(mode)
+            sock.listen(64)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+def remove(path: Path, inode: int) -> None:
+    """Unlink the socket file if it is still the one with this inode number."""
+    try:
+        if path.lstat().st_ino == inode:
+            path.unlink()
+    except FileNotFoundError:
+        pass
+
+
+def peer(sock: socket.socket, transport: Transport) -> Caller:
+    """Who connected, as the kernel noted it then. Unreadable credentials become an account that may change nothing."""
+    try:
+        pid, uid, gid = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    except OSError:
+        return Caller(NOBODY, frozenset(), 0, transport)
+    return Caller(uid, frozenset({gid, *_groups(sock)}), pid, transport)
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    """Supplementary groups. Python reads at most 1024 bytes of an option: whoever is in more than 256 has none here."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+    except OSError:
+        return ()
+    return tuple(gid for (gid,) in struct.iter_unpack("I", raw))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, so that two daemons starting at once do not take each other's socket for stale."""
+    folder.mkdir(mode=0o755, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        about = os.fstat(fd)
+        if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise SocketError(f"{folder} must belong to root and be writable by nobody else.")
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _clear(path: Path) -> None:
+    """Remove a stale socket. Raises SocketError when something alive, or something else, is there."""
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise SocketError(f"{path} exists and is not a socket: remove it.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        code = probe.connect_ex(str(path))
+    if code != errno.ECONNREFUSED:  # 0: it answered; EAGAIN: alive with a full queue; others: do not touch it
+        raise SocketError(f"Another daemon is listening at {path}: stop it first (systemctl stop tunwarden).")
+    path.unlink()

@@ -1,0 +1,121 @@
+"""What a laptop does by itself: carriers, a real DHCP client, SLAAC by the kernel, a container behind it."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import time
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from pathlib import Path
+
+from lab.addresses import Subnet
+from lab.hosts import Host
+from lab.processes import LabError, Process
+
+SCRIPT = Path(__file__).with_name("udhcpc-script")
+LINKS = ("wlan0", "eth0")
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40  # <linux/sockios.h>, <linux/if.h>
+IFA_F_TENTATIVE = 0x40  # <linux/if_addr.h>
+# Duplicate address detection and solicitation stay on, with every packet they send, but do not wait a second each.
+QUICK = (
+    ("net/ipv6/conf/{link}/router_solicitation_delay", "0"),
+    ("net/ipv6/neigh/{link}/retrans_time_ms", "100"),
+    ("net/ipv6/conf/{link}/accept_ra", "2"),  # also while it forwards for a container
+    ("net/ipv6/conf/{link}/use_tempaddr", "0"),
+)
+CONTAINER_NAT = """
+table inet lab_container {
+    chain postrouting {
+        type nat hook postrouting priority srcnat
+        iifname "box0" masquerade
+    }
+}
+"""
+
+
+class Laptop:
+    """The laptop's own housekeeping; the plug and the air are `Laboratory`'s."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._clients: dict[str, Process] = {}
+
+    def prepare(self) -> None:
+        """Switch the links on, without a network."""
+        for link in LINKS:
+            self.host.sysctl(*((key.format(link=link), value) for key, value in QUICK))
+        self.host.ip("link set lo up", *(f"link set {link} up" for link in LINKS))
+
+    def has_carrier(self, link: str) -> bool:
+        """Whether the link is up and its other end as well (IFF_RUNNING)."""
+        with self.host.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16sH22x", link.encode(), 0))
+        return bool(struct.unpack_from("16sH", answer)[1] & IFF_RUNNING)
+
+    def wait_carrier(self, link: str, wanted: bool, timeout: float = 5.0) -> None:
+        """The kernel reports a carrier some milliseconds late (linkwatch). Raises LabError."""
+        _wait(lambda: self.has_carrier(link) is wanted, timeout, f"carrier of {link} is not {wanted}")
+
+    def configure(self, link: str, subnet: Subnet, *, metric: int, wait_ipv6: bool, timeout: float) -> None:
+        """DHCP (unless the network has no IPv4) and, if wished, wait for an address by SLAAC. Raises LabError."""
+        if subnet.v4 is not None:
+            self._clients[link] = self.host.start(
+                # Interface, foreground, 50 tries a second apart, our script, and option 121 as well (RFC 3442).
+                "udhcpc", "-i", link, "-f", "-t", "50", "-T", "1", "-s", str(SCRIPT), "-O", "staticroutes",
+                env={"METRIC": str(metric)},
+            )  # fmt: skip
+            lease = self.host.path(f"/run/lab/lease-{link}")
+            _wait(lease.exists, timeout, f"no DHCP lease on {link}", self._clients[link].output)
+        else:
+            # The kernel leaves RDNSS (RFC 8106) to user space; NetworkManager would write the router's announcement.
+            self.host.write("/etc/resolv.conf", f"# {link}\nnameserver {subnet.host6(1)}\n")
+        if wait_ipv6:
+            _wait(lambda: self.address6(link, subnet) is not None, timeout, f"no IPv6 address by SLAAC on {link}")
+
+    def forget(self, link: str) -> None:
+        """After the carrier is gone: end the DHCP client without a word and take the addresses away."""
+        if link in self._clients:
+            self._clients.pop(link).kill()
+        self.host.path(f"/run/lab/lease-{link}").unlink(missing_ok=True)
+        self.host.run("ip", "-4", "address", "flush", "dev", link)
+        # The kernel solicits routers once in a link's life, not once a carrier: it must start IPv6 afresh.
+        disable = f"net/ipv6/conf/{link}/disable_ipv6"
+        self.host.sysctl((disable, "1"), (disable, "0"))
+
+    def address6(self, link: str, subnet: Subnet) -> IPv6Address | None:
+        """The link's usable address in that network."""
+        text = self.host.inside(lambda: Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii"))
+        for line in text.splitlines():
+            digits, _, _, _, flags, name = line.split()
+            address = IPv6Address(bytes.fromhex(digits))
+            if name == link and address in subnet.v6 and not int(flags, 16) & IFA_F_TENTATIVE:
+                return address
+        return None
+
+    def attach(self, container: Host, subnet: Subnet) -> None:
+        """Forward and masquerade for a container, as container engines do: its gateway is `box0` of the laptop."""
+        container.ip(
+            f"link add name eth0 type veth peer name box0 netns {self.host.pid}",
+            f"address add {subnet.face4(2)} dev eth0", f"address add {subnet.face6(2)} dev eth0 nodad",
+            "link set lo up", "link set eth0 up",
+        )  # fmt: skip
+        self.host.ip(
+            f"address add {subnet.face4(1)} dev box0", f"address add {subnet.face6(1)} dev box0 nodad",
+            "link set box0 up",
+        )  # fmt: skip
+        container.ip(
+            f"route add default via {subnet.host4(1)}",
+            f"route add default via {subnet.host6(1)}",
+        )
+        self.host.sysctl(("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"))
+        self.host.run("nft", "-f", "-", input=CONTAINER_NAT)
+
+
+def _wait(done: Callable[[], bool], timeout: float, complaint: str, detail: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() > deadline:
+            raise LabError(f"{complaint} after {timeout} s\n{detail()}")
+        time.sleep(0.003)

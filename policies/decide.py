@@ -1,0 +1,227 @@
+"""(Facts, Settings, Intent) -> Decision: what should be, told from what is. Pure, total and stable.
+
+Stable means: with the intent that a decision leads to, the same facts give the same decision again. So the loop may
+decide as often as it likes, and an event that changed nothing changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import assert_never
+
+from policies.classify import Classification, Verdict, classify
+from policies.facts import Facts, Link, LinkKind, ProfileFacts
+from policies.settings import Settings, WifiAction
+from policies.states import Cause, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Manual:
+    """A user's own choice. It holds until the network changes."""
+
+    choice: Target
+    network: str  # `Decision.network` when it was made
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is wanted, kept across restarts."""
+
+    target: Target = Target.UNPROTECTED
+    manual: Manual | None = None
+    kill_switch: bool = True
+    lockdown: bool = False
+    profile: str | None = None  # the users' choice
+
+
+class Rule(StrEnum):
+    """Which rule gave a link its action."""
+
+    LINK = "link rule"
+    KNOWN = "rule of the known network"
+    VERDICT = "rule of the verdict"
+    FALLBACK = "fallback of the prompt: nobody can be asked"
+    PENDING = "being identified"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was found out about one uplink and what is to be done on it. `action` is None while it is identified."""
+
+    ifname: str
+    kind: LinkKind
+    action: WifiAction | None
+    rule: Rule
+    classification: Classification | None = None  # Wi-Fi only
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    target: Target
+    judgements: tuple[Judgement, ...]
+    network: str  # names the networks we are on: another string is another network
+    manual: Manual | None  # the user's choice, while it holds
+    held: frozenset[str]  # uplinks being identified: nothing may leave over them
+    usable: frozenset[str]  # links that traffic may use when nothing has to be protected
+    profile: ProfileFacts | None
+    kill_switch: bool
+    lockdown: bool
+    lan: frozenset[str]  # uplinks whose local network may be reached while protected
+    routable: bool  # whether a network has a way to the profile's server
+    closed: Cause | None = None  # stay closed whatever is wanted, and why
+    set_up: bool = True  # False: no profile was ever imported, so automation has nothing to connect to
+
+    @property
+    def online(self) -> bool:
+        """Whether any link could carry a tunnel."""
+        return bool(self.judgements)
+
+    @property
+    def hold(self) -> bool:
+        """Whether everything waits for an identification: no other uplink is there to be used."""
+        return bool(self.held) and len(self.held) == len(self.judgements)
+
+
+def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
+    """What should be. The caller makes `intent_after` its new intent and persists it before acting."""
+    judgements = tuple(_judge(link, facts, settings) for link in facts.uplinks)
+    network = _network(judgements, facts)
+    manual = intent.manual if intent.manual and intent.manual.network == network else None
+    held = frozenset(each.ifname for each in judgements if each.action is None)
+    profile, named = _profile(judgements, facts, settings, intent)
+    set_up = bool(facts.profiles) or named
+    closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None
+    return Decision(
+        target=manual.choice if manual else _target(judgements, intent.target, set_up),
+        judgements=judgements,
+        network=network,
+        manual=manual,
+        held=held,
+        usable=_usable(facts, held),
+        profile=profile,
+        kill_switch=_locked(settings.protection.kill_switch, intent.kill_switch),
+        lockdown=_locked(settings.protection.lockdown, intent.lockdown),
+        lan=_lan(judgements, settings),
+        routable=_routable(facts, profile),
+        closed=closed,
+        set_up=set_up,
+    )
+
+
+def intent_after(intent: Intent, decision: Decision) -> Intent:
+    """The intent that a decision leads to."""
+    return Intent(decision.target, decision.manual, intent.kill_switch, intent.lockdown, intent.profile)
+
+
+def _judge(link: Link, facts: Facts, settings: Settings) -> Judgement:
+    for rule in settings.links:
+        if rule.action is not None and fnmatchcase(link.ifname, rule.name):
+            return Judgement(link.ifname, link.kind, _answered(rule.action, facts, settings), Rule.LINK)
+    match link.kind:
+        case LinkKind.WIFI:
+            return _judge_wifi(link, facts, settings)
+        case LinkKind.WIRED:
+            return Judgement(link.ifname, link.kind, _answered(settings.wired, facts, settings), Rule.DEFAULT)
+        case LinkKind.CELLULAR:
+            return Judgement(link.ifname, link.kind, _answered(settings.cellular, facts, settings), Rule.DEFAULT)
+        case LinkKind.LOOPBACK | LinkKind.VIRTUAL | LinkKind.TUNNEL:
+            raise AssertionError(f"{link.ifname} is no uplink")
+        case _:
+            assert_never(link.kind)
+
+
+def _judge_wifi(link: Link, facts: Facts, settings: Settings) -> Judgement:
+    network = facts.wifi.get(link.ifname)
+    if network is None and link.ifname not in facts.overdue:
+        return Judgement(link.ifname, link.kind, None, Rule.PENDING)
+    found = classify(network, settings) if network else Classification(Verdict.UNIDENTIFIED, (), None)
+    rule = Rule.VERDICT
+    match found.verdict:
+        case Verdict.KNOWN:
+            own = found.known.action if found.known else None
+            action, rule = (own, Rule.KNOWN) if own else (WifiAction.IGNORE, Rule.DEFAULT)
+        case Verdict.UNSECURED:
+            action = settings.wifi.unsecured
+        case Verdict.UNIDENTIFIED:
+            action = settings.wifi.unidentified
+        case Verdict.SECURED:
+            action = settings.wifi.secured
+        case _:
+            assert_never(found.verdict)
+    answered = _answered(action, facts, settings)
+    return Judgement(link.ifname, link.kind, answered, rule if answered is action else Rule.FALLBACK, found)
+
+
+def _answered(action: WifiAction, facts: Facts, settings: Settings) -> WifiAction:
+    """With no agent that could ask, a prompt's fallback applies at once. Agents come with a later issue."""
+    if action is not WifiAction.PROMPT:
+        return action
+    return settings.wifi.prompt_fallback
+
+
+def _target(judgements: tuple[Judgement, ...], before: Target, set_up: bool) -> Target:
+    """The strictest action wins; a link still being identified relaxes nothing; `ignore` leaves things as they are."""
+    actions = {each.action for each in judgements}
+    if WifiAction.AUTO_CONNECT in actions and set_up:
+        return Target.PROTECTED
+    if WifiAction.DISCONNECT in actions and None not in actions:
+        return Target.UNPROTECTED
+    return before
+
+
+def _network(judgements: tuple[Judgement, ...], facts: Facts) -> str:
+    """Wi-Fi by SSID and security, everything else by its link: an address renewal or a roam is no change."""
+    parts = []
+    for each in sorted(judgements, key=lambda judgement: judgement.ifname):
+        found = facts.wifi.get(each.ifname) if each.kind is LinkKind.WIFI else None
+        parts.append(f"{each.ifname}/{found.ssid.hex()}/{found.security.value}" if found else each.ifname)
+    return " ".join(parts)
+
+
+def _usable(facts: Facts, held: frozenset[str]) -> frozenset[str]:
+    uplinks = {link.ifname for link in facts.uplinks} - held
+    return frozenset(uplinks | {link.ifname for link in facts.links if link.kind is LinkKind.VIRTUAL and link.up})
+
+
+def _profile(
+    judgements: tuple[Judgement, ...], facts: Facts, settings: Settings, intent: Intent
+) -> tuple[ProfileFacts | None, bool]:
+    """The profile to use, and whether one was named. A name that is gone gives None: never another one silently."""
+    known = next((j.classification.known.profile for j in judgements if j.classification and j.classification.known), None)
+    name = known or intent.profile or settings.tunnel.default_profile
+    if name is not None:
+        return facts.profiles.get(name), True
+    only = tuple(facts.profiles.values())
+    return (only[0] if len(only) == 1 else None), False
+
+
+def _locked(by_administrator: bool | None, by_user: bool) -> bool:
+    return by_user if by_administrator is None else by_administrator
+
+
+def _lan(judgements: tuple[Judgement, ...], settings: Settings) -> frozenset[str]:
+    """Per network: a stranger's network, and one that is not identified yet, needs the general permission."""
+    return frozenset(each.ifname for each in judgements if each.action is not None and _allows_lan(each, settings))
+
+
+def _allows_lan(judgement: Judgement, settings: Settings) -> bool:
+    found = judgement.classification
+    own = found.known.allow_lan if found and found.known and found.verdict is Verdict.KNOWN else None
+    return settings.protection.allow_lan if own is None else own
+
+
+def _routable(facts: Facts, profile: ProfileFacts | None) -> bool:
+    """Whether a packet to one of the servers has a gateway, or the server is a neighbour.
+
+    An attempt without that would lose its first handshake, and WireGuard waits five seconds before the next.
+    """
+    servers = profile.endpoints if profile else ()
+    return any(
+        any(gateway.version == server.address.version for gateway in link.gateways)
+        or any(server.address in address.network for address in link.addresses if address.version == server.address.version)
+        for link in facts.uplinks
+        for server in servers
+    )

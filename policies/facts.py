@@ -1,0 +1,147 @@
+"""What is known of the outside world, as plain values. Watchers make them, decisions read them, nobody mutates them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+
+
+class LinkKind(StrEnum):
+    LOOPBACK = "loopback"
+    WIFI = "wifi"
+    WIRED = "wired"
+    CELLULAR = "cellular"
+    VIRTUAL = "virtual"  # bridges, container and VM links, foreign tunnels: no uplink of their own
+    TUNNEL = "tunnel"  # ours
+
+
+UPLINKS = frozenset({LinkKind.WIFI, LinkKind.WIRED, LinkKind.CELLULAR})
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One network link as the kernel reports it (rtnetlink RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE)."""
+
+    ifindex: int
+    ifname: str
+    kind: LinkKind
+    up: bool = False  # IFF_UP: switched on by the administrator
+    carrier: bool = False  # IFF_LOWER_UP: associated, or a cable is in
+    carrier_changes: int = 0  # IFLA_CARRIER_CHANGES: another number is another association
+    mac: bytes = b""
+    addresses: tuple[Interface, ...] = ()
+    gateways: tuple[Address, ...] = ()  # of default routes over this link in the main table
+
+    @property
+    def is_uplink(self) -> bool:
+        """Whether traffic can leave over it now."""
+        return self.kind in UPLINKS and self.up and self.carrier
+
+
+class Security(Enum):
+    """How a Wi-Fi network protects the air, ordered by `strength`; mixed modes count as their weaker half."""
+
+    UNKNOWN = "unknown"
+    OPEN = "open"
+    OWE_TRANSITION = "owe-transition"
+    OWE = "owe"
+    WEP = "wep"
+    WPA = "wpa"
+    WPA2 = "wpa2"
+    WPA2_WPA3 = "wpa2-wpa3"
+    WPA3 = "wpa3"
+    ENTERPRISE = "8021x"
+    ENTERPRISE_192 = "8021x-192"
+
+    @property
+    def strength(self) -> int:
+        """Greater resists more; UNKNOWN is below everything, so it satisfies no minimum."""
+        return _STRENGTH[self]
+
+
+_STRENGTH = {
+    Security.UNKNOWN: 0,
+    Security.OPEN: 1,
+    Security.OWE_TRANSITION: 2,
+    Security.WEP: 3,
+    Security.OWE: 4,
+    Security.WPA: 5,
+    Security.WPA2: 6,
+    Security.WPA2_WPA3: 7,
+    Security.WPA3: 8,
+    Security.ENTERPRISE: 9,
+    Security.ENTERPRISE_192: 10,
+}
+
+
+class WifiSource(StrEnum):
+    NL80211 = "nl80211"
+    NETWORKMANAGER = "networkmanager"
+
+
+@dataclass(frozen=True, slots=True)
+class WifiNetwork:
+    """The network a Wi-Fi link is associated with, whoever told us."""
+
+    ssid: bytes  # 0 to 32 bytes, any value; empty means hidden or unreadable
+    bssid: bytes = b""  # 6 bytes, or empty when unknown
+    security: Security = Security.UNKNOWN
+    tkip: bool = False  # TKIP allowed as a pairwise or group cipher
+    wps: bool = False
+    malformed: bool = False  # elements that could not be parsed: never better than unidentified
+    source: WifiSource = WifiSource.NETWORKMANAGER
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the VPN server listens: an exact address, port and protocol."""
+
+    address: Address
+    port: int  # 1 to 65535
+    protocol: str = "udp"  # "udp" or "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A tunnel that is up and has proven its peer (a handshake happened)."""
+
+    ifname: str
+    addresses: tuple[Interface, ...]
+    resolvers: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileFacts:
+    """What decisions may know of a stored profile: never its keys."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    addresses: tuple[Interface, ...]
+    resolvers: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything `decide` may look at. Watchers re-read the kernel whole, so two equal Facts mean nothing happened."""
+
+    links: tuple[Link, ...] = ()
+    wifi: Mapping[str, WifiNetwork] = field(default_factory=dict)  # by ifname; absent: not told yet
+    overdue: frozenset[str] = frozenset()  # ifnames of Wi-Fi links nobody identified in time
+    profiles: Mapping[str, ProfileFacts] = field(default_factory=dict)
+    agents: int = 0  # session agents that can show a prompt
+    settings_broken: bool = False  # no settings could be read at all: everything stays closed
+    store_broken: bool = False  # the saved state was unreadable and has been set aside: everything stays closed
+
+    def link(self, ifname: str) -> Link | None:
+        """The link of that name, if it exists."""
+        return next((link for link in self.links if link.ifname == ifname), None)
+
+    @property
+    def uplinks(self) -> tuple[Link, ...]:
+        """The links traffic could leave over now, in kernel order."""
+        return tuple(link for link in self.links if link.is_uplink)

@@ -1,0 +1,100 @@
+"""What may pass in a state, as plain data. `daemon/linux/nft.py` and `routes.py` render it; README.md specifies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import assert_never
+
+from policies.decide import Decision
+from policies.facts import Address, Endpoint, Tunnel
+from policies.states import Cause, Phase, State
+
+MARK = 0x74756E77  # "tunw": packets that carry it are the VPN's own handshakes; also the id of our routing table
+TUNNEL_IFNAME = "tunwarden0"
+
+# What "the local network" means is constant: a hostile DHCP server must not widen it (TunnelCrack LocalNet, L8).
+LAN: tuple[IPv4Network | IPv6Network, ...] = tuple(
+    ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fe80::/10", "fc00::/7")
+)
+LAN_MULTICAST: tuple[IPv4Network | IPv6Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "224.0.0.0/24", "239.0.0.0/8", "255.255.255.255/32",
+        "ff01::/16", "ff02::/16", "ff03::/16", "ff04::/16", "ff05::/16",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallPolicy:
+    """Everything not named here is rejected (out, forward) or dropped (in).
+
+    Always allowed and therefore not listed: loopback, the DHCPv4/DHCPv6 client, NDP and MLD.
+    """
+
+    phase: Phase
+    cleared: frozenset[str] = frozenset()  # link names traffic may use freely, DNS included
+    servers: tuple[Endpoint, ...] = ()  # out only with MARK, in only established
+    tunnel: Tunnel | None = None  # out freely, in only established; DNS only to tunnel.resolvers
+    guarded: tuple[Address, ...] = ()  # our tunnel's addresses: packets to them on any other link are dropped
+    lan: frozenset[str] = frozenset()  # links over which the constant LAN networks may be reached, DNS excepted
+    capture: bool = False  # routing layer: unmarked traffic sees only our table, which ends in `unreachable`
+
+
+    @property
+    def allow_lan(self) -> bool:  # TEMPORARY, until the renderer uses `lan`
+        return bool(self.lan)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing but the tunnel and its server may be reached."""
+        return not self.cleared
+
+
+def firewall(state: State, decision: Decision) -> FirewallPolicy:
+    """What may pass in a state. README.md has the table that this function is."""
+    guarded = tuple(address.ip for address in state.profile.addresses) if state.profile else ()
+    match state.phase:
+        case Phase.IDLE:
+            return FirewallPolicy(Phase.IDLE, cleared=decision.usable, guarded=guarded)
+        case Phase.HELD | Phase.PORTAL:
+            # A portal's login passes through a marked process tree; until that exists a portal is as closed as a hold.
+            return FirewallPolicy(state.phase, guarded=guarded, capture=True)
+        case Phase.CONNECTING | Phase.RECONNECTING:
+            servers = state.profile.endpoints if state.profile else ()
+            return FirewallPolicy(
+                state.phase,
+                cleared=_unswitched(state, decision),
+                servers=servers,
+                guarded=guarded,
+                lan=decision.lan,
+                capture=not _unswitched(state, decision),
+            )
+        case Phase.CONNECTED:
+            return FirewallPolicy(
+                Phase.CONNECTED,
+                servers=state.profile.endpoints if state.profile else (),
+                tunnel=state.tunnel,
+                guarded=guarded,
+                lan=decision.lan,
+                capture=True,
+            )
+        case Phase.BLOCKED | Phase.DISCONNECTING:
+            return FirewallPolicy(
+                state.phase,
+                cleared=_unswitched(state, decision),
+                guarded=guarded,
+                lan=frozenset() if decision.closed else decision.lan,
+                capture=not _unswitched(state, decision),
+            )
+        case _:
+            assert_never(state.phase)
+
+
+def _unswitched(state: State, decision: Decision) -> frozenset[str]:
+    """With the kill switch off, links stay usable while there is no tunnel: by the user's explicit choice only."""
+    if decision.kill_switch or decision.lockdown or decision.closed or state.cause is Cause.STARTING:
+        return frozenset()
+    return decision.usable

@@ -1,0 +1,637 @@
+"""Settings: the text of tunwarden.toml -> Settings, or every error at once with its key and its line.
+
+The file, with its defaults. Every table and key may be absent.
+
+    version = 1                      # of this layout
+
+    [protection]
+    kill_switch = true               # true or false locks it; absent: the users choose, on at first
+    lockdown = false                 # likewise; absent: off at first
+    allow_lan = false                # the local network, while protected
+
+    [tunnel]
+    default_profile = "home"         # absent: none
+    connect_timeout = "15s"          # 1s to 5m
+    retry_first = "1s"               # 100ms to 5m; the delay grows up to
+    retry_longest = "30s"            # 1s to 1h, not below retry_first
+
+    [wifi]                           # auto_connect, prompt or ignore
+    unsecured = "prompt"
+    unidentified = "prompt"          # never laxer than unsecured; absent: like unsecured, but at least prompt
+    secured = "ignore"
+    prompt_fallback = "auto_connect" # auto_connect or ignore: nobody answered the prompt
+    identify_timeout = "3s"          # 100ms to 1m; then the network counts as unidentified
+
+    [wifi.criteria]                  # what is unsecured beside open networks, which always are
+    weak_encryption = true           # WEP, WPA (the first) and TKIP
+    enhanced_open = true             # OWE: encrypted, but nobody proves who the access point is
+    wps = false                      # the WPS button and PIN are on
+    common_names = false             # names that thousands of networks bear, "linksys"
+
+    [wired]
+    action = "ignore"                # auto_connect, prompt or ignore
+
+    [cellular]
+    action = "ignore"
+
+    [[links]]                        # the first rule whose name matches wins
+    name = "wlan*"                   # * and ? match
+    kind = "wifi"                    # wifi, wired, cellular or virtual, where the kernel cannot tell
+    action = "prompt"                # auto_connect, prompt, ignore or disconnect
+
+    [[known]]
+    ssid = "Home"                    # 1 to 32 bytes; or ssid_hex = "486f6d65" for any bytes
+    security = "wpa2"                # the weakest it may use and still be itself
+    action = "ignore"                # also disconnect; absent: ignore
+    profile = "office"               # absent: the default profile
+    allow_lan = true                 # absent: as in [protection]
+    bssids = ["aa:bb:cc:dd:ee:ff"]   # only these access points; absent: any
+
+Times are a number and a unit: "500ms", "3s", "2m", "1h". What relaxes protection on a known network (`ignore`,
+`disconnect`, `allow_lan = true`) needs security "wpa" or better there: anybody can imitate a weaker one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from policies.facts import LinkKind, Security
+from policies.profiles import is_profile_name
+from policies.toml_lines import Path, key_lines, line_of
+
+VERSION = 1  # the newest layout this program knows
+MAX_BYTES = 1 << 20
+MAX_PROBLEMS = 100  # nobody reads more, and each costs a search for the nearest key
+MAX_DOTS = 64  # on one line; tomllib takes minutes for a key of 100,000 parts
+
+
+class WifiAction(StrEnum):
+    AUTO_CONNECT = "auto_connect"
+    PROMPT = "prompt"
+    IGNORE = "ignore"
+    DISCONNECT = "disconnect"  # known networks and link rules only
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Criteria(Table):
+    """What counts as unsecured beside open networks, which can never be switched off."""
+
+    weak_encryption: bool = True  # WEP, WPA1, TKIP
+    enhanced_open: bool = True
+    wps: bool = False
+    common_names: bool = False
+
+
+class Wifi(Table):
+    unsecured: WifiAction = WifiAction.PROMPT
+    unidentified: WifiAction = WifiAction.PROMPT
+    secured: WifiAction = WifiAction.IGNORE
+    prompt_fallback: WifiAction = WifiAction.AUTO_CONNECT  # auto_connect or ignore
+    identify_timeout: float = 3.0  # seconds ("3s" in the file); then a link counts as unidentified
+    criteria: Criteria = Criteria()
+
+
+class Protection(Table):
+    kill_switch: bool | None = None  # None: the users' choice (on at first); a value locks it
+    lockdown: bool | None = None
+    allow_lan: bool = False
+
+
+class Tunnel(Table):
+    default_profile: str | None = None
+    connect_timeout: float = 15.0  # seconds
+    retry_first: float = 1.0  # seconds
+    retry_longest: float = 30.0  # seconds
+
+
+class LinkRule(Table):
+    name: str  # a link name; * and ? match
+    kind: LinkKind | None = None  # what the link is, where the kernel cannot tell
+    action: WifiAction | None = None
+
+
+class KnownNetwork(Table):
+    """A saved network. An entry that would relax protection on a network anybody can imitate cannot exist."""
+
+    ssid: bytes  # 1 to 32 bytes, no NUL
+    minimum_security: Security = Security.WPA2  # the weakest the network may use and still be itself
+    action: WifiAction | None = None
+    profile: str | None = None
+    allow_lan: bool | None = None
+    bssids: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for key, problem, allowed in _known_flaws(self.__dict__):
+            raise ValueError(f"{key}: {problem}; allowed: {allowed}")
+        return self
+
+
+class Settings(Table):
+    version: int = VERSION
+    protection: Protection = Protection()
+    tunnel: Tunnel = Tunnel()
+    wifi: Wifi = Wifi()
+    wired: WifiAction = WifiAction.IGNORE
+    cellular: WifiAction = WifiAction.IGNORE
+    links: tuple[LinkRule, ...] = ()
+    known: tuple[KnownNetwork, ...] = Field(default=())
+
+
+def proves_identity(security: Security) -> bool:
+    """Whether joining proves that the network is itself: both sides had to know a password or hold credentials.
+
+    Open and enhanced-open (OWE) networks ask for nothing, and an access point without the key can pretend WEP.
+    """
+    return security.strength >= Security.WPA.strength
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error of a file. `line` and `column` are 1-based; column 0 means the whole line, key "" the whole file."""
+
+    file: str
+    line: int
+    key: str
+    problem: str
+    allowed: str = ""
+    column: int = 0
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
+        what = f"{self.key}: {self.problem}" if self.key else self.problem
+        return f"{place}: {what}; allowed: {self.allowed}" if self.allowed else f"{place}: {what}"
+
+
+class SettingsError(ValueError):
+    """A text that cannot become settings, with every problem, in the order of its lines. One line each as text."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def parse_settings(text: str, file: str = "tunwarden.toml") -> Settings:
+    """The settings in `text`, up to 1 MiB of TOML; `file` is only named in errors. Raises SettingsError."""
+    document = _parse_toml(text, file)
+    found = _Findings()
+    if _is_newer(document.get("version")):
+        # Its other keys may be new too: calling them unknown would mislead.
+        found.add(("version",), "this file is for a newer tunwarden", f"up to {VERSION}, or leave it out")
+    else:
+        values = found.read(_FILE, document, ())
+        _cross_check(values, found)
+    if not found.items:
+        return _build(values)
+    lines = key_lines(text)
+    problems = [
+        Problem(file, line_of(lines, path), _dotted(path), problem, allowed) for path, problem, allowed in found.items
+    ]
+    raise SettingsError(sorted(problems, key=lambda problem: problem.line))
+
+
+def known_to_json(known: KnownNetwork) -> str:
+    """A known network as the store keeps it, one line; `known_from_json` reads it back."""
+    values = {
+        "ssid_hex": known.ssid.hex(),
+        "security": known.minimum_security.value,
+        "action": known.action,
+        "profile": known.profile,
+        "allow_lan": known.allow_lan,
+        "bssids": [bssid.hex(":") for bssid in sorted(known.bssids)] or None,
+    }
+    return json.dumps({key: value for key, value in values.items() if value is not None})
+
+
+def known_from_json(text: str) -> KnownNetwork:
+    """A known network with the keys and rules of a [[known]] table. Raises SettingsError."""
+    file = "known network"
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise SettingsError([Problem(file, 1, "", "not a JSON object")])
+    found = _Findings()
+    values = found.read(_KNOWN, document, ())
+    _check_known(values, (), found)
+    if found.items:
+        raise SettingsError(Problem(file, 1, _dotted(path), problem, allowed) for path, problem, allowed in found.items)
+    return _build_known(values)
+
+
+# --- TOML -------------------------------------------------------------------------------------------------------------
+
+
+def _parse_toml(text: str, file: str) -> dict[str, Any]:
+    problem = _unfit(text)
+    try:
+        if not problem:
+            return tomllib.loads(text)
+    except RecursionError:
+        problem = (1, 0, "nested too deeply")
+    except tomllib.TOMLDecodeError as error:
+        problem = _syntax_problem(str(error), text)
+    except ValueError:  # a number of thousands of digits
+        problem = (1, 0, "a value is out of range")
+    line, column, what = problem
+    raise SettingsError([Problem(file, line, "", what, column=column)])
+
+
+def _unfit(text: str) -> tuple[int, int, str] | None:
+    """What must not even reach the parser, as (line, column, problem)."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        return text.count("\n", 0, error.start) + 1, 0, "not valid UTF-8"
+    if size > MAX_BYTES:
+        return 1, 0, f"the file has {size} bytes; at most {MAX_BYTES} are allowed"
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MAX_DOTS and len(re.findall(r"(?<!\.)\.(?!\.)", line)) > MAX_DOTS:
+            return number, 0, f"more than {MAX_DOTS} dots on a line"
+    return None
+
+
+def _syntax_problem(message: str, text: str) -> tuple[int, int, str]:
+    """(line, column, problem) of a message of tomllib, which ends in its place."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    if len(lines) > 1 and not lines[-1]:
+        lines.pop()
+    if place := re.search(r" \(at line ([0-9]+), column ([0-9]+)\)$", message):
+        line, column = int(place[1]), int(place[2])
+        if line <= len(lines):
+            return line, column, f"not TOML: {message[: place.start()][:200]}"
+    message = re.sub(r" \(at [^()]*\)$", "", message)
+    return len(lines), len(lines[-1]) + 1, f"not TOML: {message[:200]} (at the end of the file)"
+
+
+def _dotted(path: Path) -> str:
+    """The key as one would write it; positions are left out, the line tells them."""
+    keys = [part for part in path if isinstance(part, str)]
+    return ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else _quoted(key) for key in keys)
+
+
+def _quoted(value: object) -> str:
+    """A value for a message: one line of printable ASCII, of bounded length."""
+    if isinstance(value, str):
+        return ascii(value) if len(value) <= 64 else ascii(value[:64]) + "..."
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value) if abs(value) < 10**15 else "a large number"
+    if isinstance(value, dict):
+        return "a table"
+    return "an array" if isinstance(value, list) else "a date or time"
+
+
+# --- reading values ---------------------------------------------------------------------------------------------------
+
+
+class _Wrong(Exception):
+    def __init__(self, problem: str, allowed: str) -> None:
+        self.problem, self.allowed = problem, allowed
+
+
+Reader = Callable[[object], Any]  # raises _Wrong
+Spec = Reader | dict[str, Any] | list[Any]  # a leaf, a table of Specs by key, an array of the one Spec in it
+
+
+class _Findings:
+    """Reads on after an error, so that all are found at once."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[Path, str, str]] = []
+
+    def add(self, path: Path, problem: str, allowed: str) -> None:
+        if len(self.items) == MAX_PROBLEMS:
+            self.items.append((path, f"and this is not all: there are more than {MAX_PROBLEMS} problems", ""))
+        if len(self.items) < MAX_PROBLEMS:
+            self.items.append((path, problem, allowed))
+
+    def has(self, path: Path) -> bool:
+        """Whether something is wrong at `path`, inside it or around it."""
+        return any(other[: len(path)] == path[: len(other)] for other, _, _ in self.items)
+
+    def read(self, spec: Spec, value: object, path: Path) -> Any:
+        """The value as `spec` wants it; None (or left out of its table or array) where it is wrong."""
+        if isinstance(spec, dict):
+            return self._table(spec, value, path)
+        if isinstance(spec, list):
+            return self._array(spec[0], value, path)
+        try:
+            return spec(value)
+        except _Wrong as wrong:
+            self.add(path, wrong.problem, wrong.allowed)
+        return None
+
+    def _table(self, spec: Mapping[str, Spec], value: object, path: Path) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self.add(path, f"{_quoted(value)} is not a table", "the keys " + ", ".join(spec))
+            return {}
+        read = {}
+        for key, inner in value.items():
+            if key not in spec:
+                self.add((*path, key), *_unknown_key(key, spec))
+            elif (result := self.read(spec[key], inner, (*path, key))) is not None:
+                read[key] = result
+        return read
+
+    def _array(self, spec: Spec, value: object, path: Path) -> list[Any]:
+        if not isinstance(value, list):
+            tables = isinstance(spec, dict)
+            self.add(path, f"{_quoted(value)} is not an array", f"[[{_dotted(path)}]] tables" if tables else "[...]")
+            return []
+        return [self.read(spec, inner, (*path, position)) for position, inner in enumerate(value)]
+
+
+def _unknown_key(key: str, spec: Mapping[str, Spec]) -> tuple[str, str]:
+    folded = key[:64].lower().replace("-", "_")
+    if near := difflib.get_close_matches(folded, spec, n=1):
+        return f'unknown key, did you mean "{near[0]}"?', ", ".join(spec)
+    if home := _HOMES.get(folded):
+        return f"unknown key here, it belongs in {home}", ", ".join(spec)
+    return "unknown key", ", ".join(spec)
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _Wrong(f"{_quoted(value)} is not a truth value", "true, false (without quotes)")
+
+
+def _version(value: object) -> int:
+    if type(value) is int and 1 <= value <= VERSION:
+        return value
+    raise _Wrong(f"{_quoted(value)} is not a version", f"1 to {VERSION}" if VERSION > 1 else "1")
+
+
+def _is_newer(value: object) -> bool:
+    return type(value) is int and value > VERSION
+
+
+def _choice(*members: Enum) -> Reader:
+    choices = {member.value: member for member in members}
+
+    def read(value: object) -> Enum:
+        if isinstance(value, str) and value in choices:
+            return choices[value]
+        raise _Wrong(f"{_quoted(value)} is not one of the choices", ", ".join(choices))
+
+    return read
+
+
+def _rule_action(value: object) -> WifiAction:
+    if value == WifiAction.DISCONNECT:
+        raise _Wrong('"disconnect" is only for [[known]] networks and [[links]]', ", ".join(_RULE_ACTIONS))
+    action: WifiAction = _choice(*_RULE_ACTIONS)(value)
+    return action
+
+
+def _duration(shortest: str, longest: str) -> Reader:
+    """A time in seconds, written as a number and a unit."""
+    allowed = f'a time from "{shortest}" to "{longest}"'
+    low, high = _seconds(shortest) or 0.0, _seconds(longest) or 0.0
+
+    def read(value: object) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise _Wrong(f"{_quoted(value)} has no unit", f'{allowed}, such as "{shortest}"; units: ms, s, m, h')
+        seconds = _seconds(value)
+        if seconds is None:
+            raise _Wrong(f"{_quoted(value)} is not a time", f"{allowed}; units: ms, s, m, h")
+        if not low <= seconds <= high:
+            raise _Wrong(f"{_quoted(value)} is out of range", allowed)
+        return seconds
+
+    return read
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", value)):
+        return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
+    return None
+
+
+def _profile(value: object) -> str:
+    if isinstance(value, str) and is_profile_name(value):
+        return value
+    raise _Wrong(
+        f"{_quoted(value)} is not the name of a profile",
+        "1 to 64 letters, digits, dots, underscores and dashes; a letter or digit first",
+    )
+
+
+def _link_name(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9._@+*?-]{1,32}", value) and value not in (".", ".."):
+        return value
+    raise _Wrong(f"{_quoted(value)} is not a link name", "letters, digits and . _ - + @, with * and ? as wildcards")
+
+
+def _ssid(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise _Wrong(f"{_quoted(value)} is not text", "the network's name in quotes")
+    return _ssid_bytes(value.encode())
+
+
+def _ssid_hex(value: object) -> bytes:
+    if isinstance(value, str) and re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", value):
+        return _ssid_bytes(bytes.fromhex(value))
+    raise _Wrong(f"{_quoted(value)} is not hexadecimal", 'two digits a byte, such as "486f6d65"')
+
+
+def _ssid_bytes(ssid: bytes) -> bytes:
+    if problem := _ssid_problem(ssid):
+        raise _Wrong(problem, "1 to 32 bytes, none of them NUL")
+    return ssid
+
+
+def _ssid_problem(ssid: bytes) -> str:
+    if b"\0" in ssid:
+        return "the name contains a NUL byte"
+    return "" if 1 <= len(ssid) <= 32 else f"the name has {len(ssid)} bytes"
+
+
+def _bssid(value: object) -> bytes:
+    if isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", value):
+        bssid = bytes.fromhex(value.replace(":", "").replace("-", ""))
+        if not _bssid_problem(bssid):
+            return bssid
+        raise _Wrong(f"{_quoted(value)}: {_bssid_problem(bssid)}", 'such as "aa:bb:cc:dd:ee:ff"')
+    raise _Wrong(f"{_quoted(value)} is not a hardware address", 'six bytes, such as "aa:bb:cc:dd:ee:ff"')
+
+
+def _bssid_problem(bssid: bytes) -> str:
+    if len(bssid) != 6:
+        return f"a hardware address of {len(bssid)} bytes"
+    return "no access point has this address" if bssid[0] & 1 or not any(bssid) else ""
+
+
+# --- the layout -------------------------------------------------------------------------------------------------------
+
+_RULE_ACTIONS = (WifiAction.AUTO_CONNECT, WifiAction.PROMPT, WifiAction.IGNORE)  # from the strictest to the laxest
+
+_KNOWN: dict[str, Any] = {
+    "ssid": _ssid,
+    "ssid_hex": _ssid_hex,
+    "security": _choice(*Security),
+    "action": _choice(*WifiAction),
+    "profile": _profile,
+    "allow_lan": _boolean,
+    "bssids": [_bssid],
+}
+
+_FILE: dict[str, Any] = {
+    "version": _version,
+    "protection": {"kill_switch": _boolean, "lockdown": _boolean, "allow_lan": _boolean},
+    "tunnel": {
+        "default_profile": _profile,
+        "connect_timeout": _duration("1s", "5m"),
+        "retry_first": _duration("100ms", "5m"),
+        "retry_longest": _duration("1s", "1h"),
+    },
+    "wifi": {
+        "unsecured": _rule_action,
+        "unidentified": _rule_action,
+        "secured": _rule_action,
+        "prompt_fallback": _choice(WifiAction.AUTO_CONNECT, WifiAction.IGNORE),
+        "identify_timeout": _duration("100ms", "1m"),
+        "criteria": {"weak_encryption": _boolean, "enhanced_open": _boolean, "wps": _boolean, "common_names": _boolean},
+    },
+    "wired": {"action": _rule_action},
+    "cellular": {"action": _rule_action},
+    "links": [
+        {
+            "name": _link_name,
+            "kind": _choice(LinkKind.WIFI, LinkKind.WIRED, LinkKind.CELLULAR, LinkKind.VIRTUAL),
+            "action": _choice(*WifiAction),
+        }
+    ],
+    "known": [_KNOWN],
+}
+
+
+def _homes(spec: Spec, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each key with the table it lives in, for those who wrote it elsewhere."""
+    if isinstance(spec, list):
+        yield from _homes(spec[0], f"[{path}]")
+    elif isinstance(spec, dict):
+        for key, inner in spec.items():
+            yield key, f"[{path}]" if path else "the top of the file"
+            yield from _homes(inner, f"{path}.{key}" if path else key)
+
+
+_HOMES = dict(reversed(list(_homes(_FILE))))  # of two tables with the same key, the first
+
+
+# --- what one key cannot tell alone -----------------------------------------------------------------------------------
+
+
+def _cross_check(values: Mapping[str, Any], found: _Findings) -> None:
+    tunnel = values.get("tunnel", {})
+    first, longest = (tunnel.get(key, Tunnel.model_fields[key].default) for key in ("retry_first", "retry_longest"))
+    if first > longest and not (found.has(("tunnel", "retry_first")) or found.has(("tunnel", "retry_longest"))):
+        key = "retry_first" if "retry_first" in tunnel else "retry_longest"
+        found.add(("tunnel", key), "retry_first is longer than retry_longest", "retry_first <= retry_longest")
+    wifi = values.get("wifi", {})
+    unsecured = wifi.get("unsecured", Wifi.model_fields["unsecured"].default)
+    stricter = _RULE_ACTIONS[: _RULE_ACTIONS.index(unsecured) + 1]
+    if wifi.get("unidentified", unsecured) not in stricter and not found.has(("wifi", "unsecured")):
+        problem = f'laxer than unsecured = "{unsecured}": an attacker can choose to be unreadable'
+        found.add(("wifi", "unidentified"), problem, ", ".join(stricter))
+    names = set()
+    for position, rule in enumerate(values.get("links", ())):
+        path = ("links", position)
+        if "name" not in rule and not found.has((*path, "name")):
+            found.add(path, "a link rule without a name", 'name = "wlan0"')
+        if rule.get("name") in names:
+            found.add((*path, "name"), "an earlier rule has the same name", "one rule for each name")
+        names.add(rule.get("name"))
+        if rule.keys() == {"name"} and not (found.has((*path, "kind")) or found.has((*path, "action"))):
+            found.add(path, "the rule says nothing", "kind, action or both")
+    taken: dict[bytes, set[bytes]] = {}  # the pinned BSSIDs by SSID; an empty set takes all
+    for position, known in enumerate(values.get("known", ())):
+        path = ("known", position)
+        _check_known(known, path, found)
+        ssid, bssids = known.get("ssid", known.get("ssid_hex")), set(known.get("bssids", ()))
+        if ssid in taken and (not bssids or not taken[ssid] or bssids & taken[ssid]):
+            found.add(path, "an earlier entry stands for the same network", "one entry, or disjoint bssids")
+        if ssid is not None:
+            taken[ssid] = taken.get(ssid, bssids) | bssids
+
+
+def _check_known(known: Mapping[str, Any], path: Path, found: _Findings) -> None:
+    names = [key for key in ("ssid", "ssid_hex") if key in known or found.has((*path, key))]
+    if len(names) != 1:
+        problem = "ssid and ssid_hex at once" if names else "a known network without a name"
+        found.add(path, problem, "exactly one of ssid, ssid_hex")
+    if known.get("bssids") == [] and not found.has((*path, "bssids")):
+        found.add((*path, "bssids"), "an empty list would match no access point", "at least one, or leave the key out")
+    if not found.has((*path, "security")):
+        for key, problem, allowed in _relaxing_flaws({"minimum_security": known.get("security"), **known}):
+            found.add((*path, key), problem, allowed)
+
+
+def _known_flaws(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(key, problem, allowed) of the fields of a KnownNetwork, whoever made it."""
+    if problem := _ssid_problem(values["ssid"]):
+        yield "ssid", problem, "1 to 32 bytes, none of them NUL"
+    for bssid in values["bssids"]:
+        if problem := _bssid_problem(bssid):
+            yield "bssids", problem, "six bytes"
+    if values["profile"] is not None and not is_profile_name(values["profile"]):
+        yield "profile", "not the name of a profile", "letters, digits, dots, underscores and dashes"
+    yield from _relaxing_flaws(values)
+
+
+def _relaxing_flaws(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    security: Security = values.get("minimum_security") or KnownNetwork.model_fields["minimum_security"].default
+    if proves_identity(security):
+        return
+    why = f'anybody can imitate a network of security "{security.value}"'
+    strong = ", ".join(f'"{other.value}"' for other in Security if proves_identity(other))
+    if values.get("action") in (WifiAction.IGNORE, WifiAction.DISCONNECT):
+        problem = f'"{values["action"]}" relaxes protection, and {why}'
+        yield "action", problem, f"auto_connect, prompt; or security {strong}"
+    if values.get("allow_lan"):
+        yield "allow_lan", f"this relaxes protection, and {why}", f"false; or security {strong}"
+
+
+# --- values -> Settings -----------------------------------------------------------------------------------------------
+
+
+def _build(values: dict[str, Any]) -> Settings:
+    wifi = dict(values.get("wifi", {}))
+    criteria = Criteria(**wifi.pop("criteria", {}))
+    if wifi.get("unsecured") is WifiAction.AUTO_CONNECT:
+        wifi.setdefault("unidentified", WifiAction.AUTO_CONNECT)
+    return Settings(
+        version=values.get("version", VERSION),
+        protection=Protection(**values.get("protection", {})),
+        tunnel=Tunnel(**values.get("tunnel", {})),
+        wifi=Wifi(criteria=criteria, **wifi),
+        wired=values.get("wired", {}).get("action", WifiAction.IGNORE),
+        cellular=values.get("cellular", {}).get("action", WifiAction.IGNORE),
+        links=tuple(LinkRule(**rule) for rule in values.get("links", ())),
+        known=tuple(_build_known(known) for known in values.get("known", ())),
+    )
+
+
+def _build_known(values: dict[str, Any]) -> KnownNetwork:
+    rest = {key: value for key, value in values.items() if key not in ("ssid", "ssid_hex", "security", "bssids")}
+    return KnownNetwork(
+        ssid=values.get("ssid") or values["ssid_hex"],
+        minimum_security=values.get("security", Security.WPA2),
+        bssids=frozenset(values.get("bssids", ())),
+        **rest,
+    )

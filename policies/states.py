@@ -1,0 +1,167 @@
+"""The words of the state machine: phases, causes, events and actions. `daemon/machine.py` moves between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policies.facts import ProfileFacts, Tunnel
+
+
+class Phase(StrEnum):
+    IDLE = "idle"  # not protected, by choice or by rule
+    HELD = "held"  # a network is being classified: nothing leaves
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    BLOCKED = "blocked"  # protection is wanted and there is no tunnel
+    PORTAL = "portal"  # a captive portal's login: one marked process tree may pass (a later issue enters it)
+    DISCONNECTING = "disconnecting"
+
+
+class Target(StrEnum):
+    """What is wanted, kept across restarts. Only an authorised user or a rule changes it, never a failure."""
+
+    PROTECTED = "protected"
+    UNPROTECTED = "unprotected"
+
+
+class Cause(StrEnum):
+    """Why protection is not up. `SENTENCES` says it to people."""
+
+    NO_NETWORK = "no-network"
+    NO_ROUTE = "no-route"
+    NO_PROFILE = "no-profile"
+    SERVER_UNREACHABLE = "server-unreachable"
+    TUNNEL_LOST = "tunnel-lost"
+    TUNNEL_FAILED = "tunnel-failed"
+    LOCKDOWN = "lockdown"
+    SETTINGS_BROKEN = "settings-broken"
+    STORE_BROKEN = "store-broken"
+    FIREWALL_FAILED = "firewall-failed"
+    ROUTES_FAILED = "routes-failed"
+    RESOLVER_FAILED = "resolver-failed"
+    STARTING = "starting"
+
+
+SENTENCES: dict[Cause, str] = {
+    Cause.NO_NETWORK: "There is no network link with a carrier.",
+    Cause.NO_ROUTE: "The network has given no address yet, or no way to the VPN server.",
+    Cause.NO_PROFILE: "No VPN profile is chosen or the chosen one is gone: import one with `tunwarden profiles import`.",
+    Cause.SERVER_UNREACHABLE: "The VPN server did not answer a handshake in time.",
+    Cause.TUNNEL_LOST: "The tunnel stopped answering.",
+    Cause.TUNNEL_FAILED: "The tunnel could not be set up.",
+    Cause.LOCKDOWN: "Lockdown is on: nothing passes without a tunnel.",
+    Cause.SETTINGS_BROKEN: "The settings file has errors and there are no earlier good settings.",
+    Cause.STORE_BROKEN: "The saved state was damaged; a copy was set aside. Connect or disconnect to decide anew.",
+    Cause.FIREWALL_FAILED: "The kernel refused the firewall rules.",
+    Cause.ROUTES_FAILED: "The kernel refused the routing rules.",
+    Cause.RESOLVER_FAILED: "The name resolution could not be pointed into the tunnel.",
+    Cause.STARTING: "The service has just started and is reading the network.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the machine is. Times and counters live elsewhere: the same inputs give the same State."""
+
+    phase: Phase
+    cause: Cause | None = None
+    profile: ProfileFacts | None = None  # of the attempt: its servers are let through, its addresses guarded
+    attempt: int = 0  # identifies one connection attempt; reports about another are ignored
+    failures: int = 0  # attempts in a row that failed: the retry delay grows with it
+    tunnel: Tunnel | None = None  # only in CONNECTED
+    network: str = ""  # `Decision.network` of the last attempt: another network is tried at once
+
+
+# --- events: hints that something changed; the facts are re-read before `step` sees them -----------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Facts, settings or the intent changed; the decision that comes with it says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelUp:
+    attempt: int
+    tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelDown:
+    attempt: int
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelClosed:
+    """The link of the attempt is gone and its process has ended."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDue:
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """An authorised user asks for a fresh tunnel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An action did not work. `cause` is one of the *_FAILED causes."""
+
+    cause: Cause
+
+
+Event = Changed | TunnelUp | TunnelDown | TunnelClosed | RetryDue | Reconnect | Failed
+
+
+# --- actions: executed in the order given -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Enforce:
+    """Make the kernel (firewall and routing) follow the policy of the new state, and read it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTunnel:
+    """Start an attempt in the background; it answers with TunnelUp or TunnelDown."""
+
+    attempt: int
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTunnel:
+    """Take the attempt down in the background; it answers with TunnelClosed."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetResolvers:
+    """Point name resolution into the tunnel."""
+
+    tunnel: Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResolvers:
+    """Give name resolution back as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRetry:
+    """RetryDue(attempt) after a delay that grows with `failures`, jittered."""
+
+    attempt: int
+    failures: int
+
+
+Action = Enforce | OpenTunnel | CloseTunnel | SetResolvers | RestoreResolvers | ScheduleRetry

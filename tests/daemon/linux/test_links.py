@@ -1,0 +1,532 @@
+"""Links: what each is (a table), and rtnetlink for real in a network namespace of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from daemon.host import HostError
+from daemon.linux import links
+from daemon.linux.links import IFF_LOOPBACK, Device, LinuxLinks, hardware_kind, kinds
+from lab.hosts import Host
+from policies.facts import Link, LinkKind
+from policies.firewall import TUNNEL_IFNAME
+from policies.settings import LinkRule
+
+T = TypeVar("T")
+
+VIRTUAL, WIRED, WIFI, CELLULAR = LinkKind.VIRTUAL, LinkKind.WIRED, LinkKind.WIFI, LinkKind.CELLULAR
+ETH0 = Device(2, "eth0")
+WLAN0 = Device(3, "wlan0")
+ELSEWHERE = 0  # the link below is in another network namespace, or there is none
+
+
+def hardware(device: Device) -> LinkKind:
+    return WIFI if device.ifname.startswith("wlan") else WIRED
+
+
+# --- what a link is ---------------------------------------------------------------------------------------------------
+
+CASES = {
+    "loopback": ([Device(1, "lo", IFF_LOOPBACK)], LinkKind.LOOPBACK),
+    "our tunnel": ([Device(9, TUNNEL_IFNAME, driver="tun")], LinkKind.TUNNEL),
+    "hardware": ([ETH0], WIRED),
+    "Wi-Fi hardware": ([WLAN0], WIFI),
+    "virt_wifi": ([Device(9, "x", driver="virt_wifi", below=2), ETH0], WIFI),
+    "modem": ([Device(9, "wwan0", driver="wwan")], CELLULAR),
+    "Qualcomm modem": ([Device(9, "rmnet0", driver="rmnet", below=2), ETH0], CELLULAR),
+    "dummy": ([Device(9, "dummy0", driver="dummy")], VIRTUAL),
+    "ifb": ([Device(9, "ifb0", driver="ifb")], VIRTUAL),
+    "nlmon": ([Device(9, "nlmon0", driver="nlmon")], VIRTUAL),
+    "bridge without ports": ([Device(9, "docker0", driver="bridge")], VIRTUAL),
+    "bridge with containers": (
+        [Device(9, "docker0", driver="bridge"), Device(10, "veth1", driver="veth", master=9)],
+        VIRTUAL,
+    ),
+    "port of a bridge with containers": (
+        [Device(10, "veth1", driver="veth", master=9), Device(9, "docker0", driver="bridge")],
+        VIRTUAL,
+    ),
+    "VM's port of a bridge": (
+        [Device(10, "vnet0", driver="tun", master=9), Device(9, "virbr0", driver="bridge")],
+        VIRTUAL,
+    ),
+    "bridge with a cable": ([Device(9, "br0", driver="bridge"), ETH0._replace(master=9)], WIRED),
+    "bridge with a Wi-Fi card and a cable": (
+        [Device(9, "br0", driver="bridge"), ETH0._replace(master=9), WLAN0._replace(master=9)],
+        WIFI,
+    ),
+    "container's port of a bridge with a cable": (
+        [Device(10, "veth1", driver="veth", master=9), Device(9, "br0", driver="bridge"), ETH0._replace(master=9)],
+        WIRED,
+    ),
+    "bridge with a bond with a Wi-Fi card": (
+        [Device(9, "br0", driver="bridge"), Device(10, "bond0", driver="bond", master=9), WLAN0._replace(master=10)],
+        WIFI,
+    ),
+    "bridge with a VLAN of a cable": (
+        [Device(9, "br0", driver="bridge"), Device(10, "eth0.5", driver="vlan", master=9, below=2), ETH0],
+        WIRED,
+    ),
+    "bridge with a tunnel to elsewhere": (
+        [Device(9, "br0", driver="bridge"), Device(10, "vxlan0", driver="vxlan", master=9)],
+        WIRED,
+    ),
+    "two bridges joined by a veth pair, a cable in the other": (
+        [
+            Device(9, "br-int", driver="bridge"),
+            Device(10, "patch0", driver="veth", master=9, below=11),
+            Device(11, "patch1", driver="veth", master=12, below=10),
+            Device(12, "br-ex", driver="bridge"),
+            ETH0._replace(master=12),
+        ],
+        WIRED,
+    ),
+    "two bridges joined by a veth pair, no cable": (
+        [
+            Device(9, "br-int", driver="bridge"),
+            Device(10, "patch0", driver="veth", master=9, below=11),
+            Device(11, "patch1", driver="veth", master=12, below=10),
+            Device(12, "br-ex", driver="bridge"),
+        ],
+        VIRTUAL,
+    ),
+    "lone veth": ([Device(9, "veth0", driver="veth", below=ELSEWHERE)], WIRED),
+    "lone tun": ([Device(9, "tun0", driver="tun")], WIRED),
+    "veth in a bond": ([Device(9, "v", driver="veth", master=10), Device(10, "bond0", driver="bond")], WIRED),
+    "veth whose master is not listed": ([Device(9, "v", driver="veth", master=99)], WIRED),
+    "foreign WireGuard": ([Device(9, "wg0", driver="wireguard")], WIRED),
+    "PPP": ([Device(9, "ppp0", driver="ppp")], WIRED),
+    "unknown driver": ([Device(9, "x", driver="flux")], WIRED),
+    "VLAN of a cable": ([Device(9, "eth0.5", driver="vlan", below=2), ETH0], WIRED),
+    "VLAN of a Wi-Fi card": ([Device(9, "wlan0.5", driver="vlan", below=3), WLAN0], WIFI),
+    "macvlan of a Wi-Fi card": ([Device(9, "m", driver="macvlan", below=3), WLAN0], WIFI),
+    "macvlan, the link below elsewhere": ([Device(9, "eth0", driver="macvlan", below=ELSEWHERE)], WIRED),
+    "ipvlan of a bridge without ports": (
+        [Device(9, "i", driver="ipvlan", below=10), Device(10, "b", driver="bridge")],
+        VIRTUAL,
+    ),
+    "VLAN of a dummy": ([Device(9, "d.5", driver="vlan", below=10), Device(10, "d", driver="dummy")], VIRTUAL),
+    "VLAN of our tunnel": (
+        [Device(9, "t.5", driver="vlan", below=10), Device(10, TUNNEL_IFNAME, driver="tun")],
+        WIRED,
+    ),
+    "VLAN of a vanished link": ([Device(9, "eth7.5", driver="vlan", below=7)], WIRED),
+    "bond without ports": ([Device(9, "bond0", driver="bond")], WIRED),
+    "bond of a cable": ([Device(9, "bond0", driver="bond"), ETH0._replace(master=9)], WIRED),
+    "bond of a cable and a Wi-Fi card": (
+        [Device(9, "bond0", driver="bond"), ETH0._replace(master=9), WLAN0._replace(master=9)],
+        WIFI,
+    ),
+    "VXLAN over a Wi-Fi card": ([Device(9, "vx", driver="vxlan", below=3), WLAN0], WIFI),
+    "VLANs that point at each other": (
+        [Device(9, "a", driver="vlan", below=10), Device(10, "b", driver="vlan", below=9)],
+        VIRTUAL,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kind(case: str) -> None:
+    devices, wanted = CASES[case]
+    assert kinds(devices, (), hardware)[devices[0].ifindex] is wanted
+
+
+RULES = (LinkRule(name="wlan*", kind=WIFI), LinkRule(name="*", kind=VIRTUAL), LinkRule(name="wlan0", kind=WIRED))
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted"),
+    [
+        (Device(9, "wlan0", driver="veth"), WIFI),
+        (Device(9, "eth0"), VIRTUAL),
+        (Device(9, "lo", IFF_LOOPBACK), LinkKind.LOOPBACK),
+        (Device(9, TUNNEL_IFNAME, driver="tun"), LinkKind.TUNNEL),
+    ],
+)
+def test_the_first_rule_with_a_kind_decides(device: Device, wanted: LinkKind) -> None:
+    assert kinds([device], (LinkRule(name="*"), *RULES), hardware) == {9: wanted}
+
+
+def test_a_rule_for_a_port_counts_for_its_bridge() -> None:
+    devices = [Device(9, "br0", driver="bridge"), Device(10, "wlan0", driver="veth", master=9)]
+    assert kinds(devices, RULES[:1], hardware) == {9: WIFI, 10: WIFI}
+
+
+def test_a_rule_for_a_bridge_counts_for_its_ports() -> None:
+    devices = [Device(9, "br0", driver="bridge"), Device(10, "vnet0", driver="tun", master=9), ETH0._replace(master=9)]
+    assert kinds(devices, (LinkRule(name="br0", kind=CELLULAR),), hardware) == {9: CELLULAR, 10: CELLULAR, 2: WIRED}
+
+
+@given(
+    st.lists(
+        st.builds(
+            Device,
+            st.integers(1, 6),
+            st.just("x"),
+            flags=st.just(0),
+            driver=st.sampled_from(["", "bridge", "veth", "tun", "vlan", "bond", "dummy", "vxlan"]),
+            below=st.integers(0, 7),
+            master=st.integers(0, 7),
+        ),
+        unique_by=lambda device: device.ifindex,
+    )
+)
+def test_every_graph_of_links_has_an_answer(devices: list[Device]) -> None:
+    found = kinds(devices, (), hardware)
+    assert found.keys() == {device.ifindex for device in devices}
+    for device in devices:
+        if device.driver in {"", "bond", "vxlan"}:
+            assert found[device.ifindex] is WIRED
+        if device.driver == "bridge" and any(port.master == device.ifindex and not port.driver for port in devices):
+            assert found[device.ifindex] is WIRED
+
+
+@pytest.mark.parametrize(
+    ("uevent", "folders", "wanted"),
+    [
+        ("INTERFACE=x\nIFINDEX=9\n", (), WIRED),
+        ("DEVTYPE=wlan\nINTERFACE=x\nIFINDEX=9\n", (), WIFI),
+        ("DEVTYPE=wwan\nINTERFACE=x\nIFINDEX=9\n", (), CELLULAR),
+        ("INTERFACE=x\nIFINDEX=9\n", ("wireless",), WIFI),
+        ("INTERFACE=x\nIFINDEX=9\n", ("phy80211",), WIFI),
+        ("INTERFACE=x\nIFINDEX=90\n", (), WIFI),  # another link has the name now
+        ("", (), WIFI),
+        (None, (), WIFI),
+    ],
+)
+def test_hardware_kind(tmp_path: Path, uevent: str | None, folders: tuple[str, ...], wanted: LinkKind) -> None:
+    if uevent is not None:
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x/uevent").write_text(uevent)
+    for folder in folders:
+        (tmp_path / "x" / folder).mkdir()
+    assert hardware_kind(Device(9, "x"), str(tmp_path)) is wanted
+
+
+@given(st.binary(max_size=80))
+def test_no_attribute_reaches_beyond_its_message(data: bytes) -> None:
+    assert sum(map(len, links._attributes(data).values())) <= len(data)
+
+
+def test_a_dump_that_is_always_interrupted_is_taken_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(self: LinuxLinks, take_interrupted: bool) -> tuple[Link, ...]:
+        asked.append(take_interrupted)
+        if not take_interrupted:
+            raise links._Interrupted
+        return ()
+
+    monkeypatch.setattr(LinuxLinks, "_read", read)
+    assert asyncio.run(LinuxLinks().read()) == ()
+    assert asked == [False, False, False, True]
+
+
+def test_an_unreadable_kernel_is_a_host_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_ALL_LINKS", b"\0" * 3)
+    with pytest.raises(HostError, match="read the network links"):
+        asyncio.run(LinuxLinks().read())
+
+
+# --- the kernel -------------------------------------------------------------------------------------------------------
+
+WIFI_RULE = (LinkRule(name="wlan0", kind=WIFI),)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host("laptop") as host:
+        yield host
+
+
+def inside(host: Host, work: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine in the host's network namespace."""
+
+    async def run() -> T:
+        async with asyncio.timeout(20):
+            return await work()
+
+    return host.inside(lambda: asyncio.run(run()))
+
+
+def linux_links(host: Host, **options: int) -> LinuxLinks:
+    return LinuxLinks(WIFI_RULE, sysfs=str(host.path("/sys/class/net")), **options)
+
+
+def read(host: Host) -> dict[str, Link]:
+    return {link.ifname: link for link in inside(host, linux_links(host).read)}
+
+
+class Hints:
+    """Iterates over a watch as the daemon does, and counts."""
+
+    def __init__(self, watch: AsyncIterator[None]) -> None:
+        self._waiting: asyncio.Queue[None] = asyncio.Queue()
+        self._pump = asyncio.create_task(self._run(watch))
+
+    async def _run(self, watch: AsyncIterator[None]) -> None:
+        async for _ in watch:
+            self._waiting.put_nowait(None)
+
+    async def next(self, seconds: float = 1.0) -> None:
+        """Raises TimeoutError when no hint comes in time."""
+        async with asyncio.timeout(seconds):
+            await self._waiting.get()
+
+    async def none_within(self, seconds: float) -> None:
+        with pytest.raises(TimeoutError):
+            await self.next(seconds)
+
+    async def settle(self) -> None:
+        """Take hints until none came for a while: the kernel itself changes routes and carriers afterwards."""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                await self.next(0.3)
+
+    async def close(self) -> None:
+        self._pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._pump
+
+
+@contextlib.asynccontextmanager
+async def watching(host: Host, **options: int) -> AsyncIterator[Hints]:
+    """A watch whose first hint, the one at once, has been taken."""
+    hints = Hints(linux_links(host, **options).watch())
+    try:
+        await hints.next()
+        yield hints
+    finally:
+        await hints.close()
+
+
+@pytest.mark.netns
+def test_a_new_namespace_has_only_a_loopback_and_no_routing_table(host: Host) -> None:
+    (lo,) = inside(host, linux_links(host).read)
+    assert (lo.ifname, lo.kind, lo.up, lo.addresses, lo.gateways) == ("lo", LinkKind.LOOPBACK, False, (), ())
+
+
+@pytest.mark.netns
+def test_read_tells_everything_about_a_link(host: Host) -> None:
+    host.ip(
+        "link add wlan0 address 02:00:00:00:00:01 type veth peer name air",
+        "link set wlan0 up", "link set air up",
+        "address add 192.0.2.2/24 dev wlan0", "address add 192.0.2.9 peer 198.51.100.9/32 dev wlan0",
+        "address add 2001:db8::2/64 dev wlan0 nodad",
+        "route add default via 192.0.2.1", "route add default via 192.0.2.254 metric 5",
+        "route add default via 203.0.113.1 dev wlan0 onlink table 77",
+        "route add 198.51.100.0/24 via 192.0.2.7",
+        "route add unreachable default metric 9999",
+        "route add default via 2001:db8::1",
+        "route add default via fe80::1 dev wlan0 metric 9",
+    )  # fmt: skip
+    wlan0 = read(host)["wlan0"]
+    assert (wlan0.kind, wlan0.up, wlan0.carrier, wlan0.mac) == (WIFI, True, True, b"\x02\0\0\0\0\x01")
+    assert {ip_interface(t) for t in ("192.0.2.2/24", "192.0.2.9/32", "2001:db8::2/64")} <= {*wlan0.addresses}
+    assert {*wlan0.gateways} == {ip_address(t) for t in ("192.0.2.1", "192.0.2.254", "2001:db8::1", "fe80::1")}
+
+
+@pytest.mark.netns
+def test_gateways_of_multipath_routes_and_of_ipv4_over_ipv6(host: Host) -> None:
+    host.ip(
+        "link add x0 type veth peer name x1", "link add y0 type veth peer name y1",
+        "link set x0 up", "link set x1 up", "link set y0 up", "link set y1 up",
+        "address add 192.0.2.2/24 dev x0", "address add 198.51.100.2/24 dev y0",
+        "address add 2001:db8::2/64 dev x0 nodad", "address add 2001:db8:1::2/64 dev y0 nodad",
+        "route add default nexthop via 192.0.2.1 dev x0 nexthop via 198.51.100.1 dev y0",
+        "route add default nexthop via 2001:db8::1 dev x0 nexthop via 2001:db8:1::1 dev y0",
+        "route add default via inet6 2001:db8::5 dev x0 metric 7",
+    )  # fmt: skip
+    found = read(host)
+    assert {*found["x0"].gateways} == {ip_address(t) for t in ("192.0.2.1", "2001:db8::1", "2001:db8::5")}
+    assert {*found["y0"].gateways} == {ip_address(t) for t in ("198.51.100.1", "2001:db8:1::1")}
+
+
+@pytest.mark.netns
+def test_kinds_of_real_links(host: Host) -> None:
+    host.ip(
+        "link add wlan0 type veth peer name air", "link add name docker0 type bridge",
+        "link add port type veth peer name inner", "link set port master docker0",
+        "tuntap add tap0 mode tap", "link set tap0 master docker0", "tuntap add tun0 mode tun",
+        "link add link wlan0 name mac0 type macvlan", "link add ifb9 type ifb",
+        "link add vx0 type vxlan id 5 dev wlan0 dstport 4789",
+        "link add name br0 type bridge", "link set air master br0",
+        f"tuntap add {TUNNEL_IFNAME} mode tun",
+    )  # fmt: skip
+    with Host("container") as container:
+        host.ip(f"link set inner netns {container.pid}", "link add out type veth peer name peer")
+        found = {name: link.kind for name, link in read(host).items()}
+    assert found == {
+        "lo": LinkKind.LOOPBACK, TUNNEL_IFNAME: LinkKind.TUNNEL, "wlan0": WIFI, "mac0": WIFI,
+        "docker0": VIRTUAL, "port": VIRTUAL, "tap0": VIRTUAL, "ifb9": VIRTUAL,
+        "tun0": WIRED, "out": WIRED, "peer": WIRED, "vx0": WIRED,
+        "br0": WIFI, "air": WIFI,  # its port's other end is the Wi-Fi link
+    }  # fmt: skip
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    "name", ["$(id)", "`id`", "a;b|c&d", "\"'\\", "-rf", "\x1b[31m", "ä", os.fsdecode(b"\xff\xfe")]
+)
+def test_e3_link_names_are_data(host: Host, name: str) -> None:
+    host.run("ip", "link", "add", "name", name, "type", "veth", "peer", "name", "peer")
+    assert read(host)[name].kind is WIRED
+
+
+@pytest.mark.netns
+def test_each_association_has_another_number_of_carrier_changes(host: Host) -> None:
+    host.ip("link add wlan0 type veth peer name air", "link set wlan0 up", "link set air up")
+
+    async def flaps() -> list[int]:
+        source, seen = linux_links(host), []
+        async with watching(host) as hints:
+            for state in ("down", "up", "down", "up"):
+                host.ip(f"link set air {state}")
+                wlan0 = None
+                while wlan0 is None or wlan0.carrier != (state == "up"):
+                    await hints.next()
+                    wlan0 = {link.ifname: link for link in await source.read()}["wlan0"]
+                seen.append(wlan0.carrier_changes)
+        return seen
+
+    seen = inside(host, flaps)
+    assert len(set(seen)) == 4
+    assert seen == sorted(seen)
+
+
+@pytest.mark.netns
+def test_rules_can_be_replaced(host: Host) -> None:
+    host.ip("link add wlan0 type veth peer name air")
+
+    async def both() -> list[LinkKind]:
+        source = linux_links(host)
+        first = {link.ifname: link.kind for link in await source.read()}["wlan0"]
+        source.rules = ()
+        return [first, {link.ifname: link.kind for link in await source.read()}["wlan0"]]
+
+    assert inside(host, both) == [WIFI, WIRED]
+
+
+@pytest.mark.netns
+def test_read_is_quick(host: Host) -> None:
+    """Five links in 3 ms is the budget of the way from an event to the rules; 0.2 ms were measured."""
+    host.ip(
+        "link add x0 type veth peer name y0", "link add z0 type veth peer name z1", "address add 192.0.2.2/24 dev x0"
+    )
+
+    async def times() -> list[float]:
+        source, found = linux_links(host), []
+        for _ in range(50):
+            start = time.perf_counter()
+            assert len(await source.read()) == 5
+            found.append(time.perf_counter() - start)
+        return found
+
+    assert statistics.median(inside(host, times)) < 0.003
+
+
+CHANGES = (
+    "link add x0 type veth peer name y0",
+    "link set x0 up",
+    "link set y0 up",
+    "address add 192.0.2.2/24 dev x0",
+    "address add 2001:db8::2/64 dev x0 nodad",
+    "route add default via 192.0.2.1",
+    "route add default via 2001:db8::1",
+    "link set x0 name z0",
+    "address del 192.0.2.2/24 dev z0",
+    "link del z0",
+)
+
+
+@pytest.mark.netns
+def test_watch_tells_of_every_change_and_of_nothing_else(host: Host) -> None:
+    async def work() -> None:
+        async with watching(host) as hints:
+            await hints.none_within(1.0)
+            for change in CHANGES:
+                host.ip(change)
+                await hints.next()
+                await hints.settle()
+
+    inside(host, work)
+
+
+@pytest.mark.netns
+def test_a_burst_is_one_hint(host: Host) -> None:
+    async def work() -> None:
+        async with watching(host) as hints:
+            host.ip(
+                "link add x0 type veth peer name y0", *(f"address add 192.0.2.{n}/24 dev x0" for n in range(1, 200))
+            )
+            await hints.next()
+            await hints.none_within(0.3)
+
+    inside(host, work)
+
+
+@pytest.mark.netns
+def test_what_changes_after_the_first_hint_is_hinted_again(host: Host) -> None:
+    """The subscription stands before the first hint: there is no gap between a read and the events after it."""
+
+    async def work() -> None:
+        watch = linux_links(host).watch()
+        async with contextlib.aclosing(watch):  # type: ignore[type-var]
+            await anext(watch)
+            host.ip("link add x0 type veth peer name y0")
+            async with asyncio.timeout(1):
+                await anext(watch)
+
+    inside(host, work)
+
+
+THOUSANDS = [f"2001:db8::{n:x}/64 dev x0 nodad" for n in range(1, 3001)]
+
+
+@pytest.mark.netns
+def test_l19_an_overrun_does_not_end_the_watch(host: Host) -> None:
+    host.ip("link add x0 type veth peer name y0")
+
+    async def work() -> None:
+        with capture_logs() as logs:
+            async with watching(host, event_queue=4096) as hints:
+                for verb in ("add", "del", "add"):
+                    overruns = len(logs)
+                    host.ip(*(f"address {verb} {each}" for each in THOUSANDS))  # blocks the loop, so nobody drains
+                    await hints.next()
+                    assert len(logs) > overruns, "no overrun happened: the test proves nothing"
+                    await hints.settle()
+                host.ip("link set x0 up")
+                await hints.next()
+        x0 = {link.ifname: link for link in await linux_links(host).read()}["x0"]
+        assert x0.up
+        assert len(x0.addresses) >= len(THOUSANDS)
+
+    inside(host, work)
+
+
+@pytest.mark.netns
+def test_l19_a_burst_of_thousands_fits_into_the_queue(host: Host) -> None:
+    host.ip("link add x0 type veth peer name y0")
+
+    async def work() -> None:
+        with capture_logs() as logs:
+            async with watching(host) as hints:
+                host.ip(*(f"address add {each}" for each in THOUSANDS))
+                await hints.settle()
+        assert logs == []
+
+    inside(host, work)

@@ -1,0 +1,335 @@
+"""The rules as text, and the conversation with nft: one transaction, read back, tampering seen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from daemon.host import HostError
+from daemon.linux.libnftables import LibNft, Nft, NftError, NftProgram, complaint
+from daemon.linux.nft import NftFirewall, render
+from daemon.linux.nft_render import elements
+from lab.hosts import Host
+from policies.facts import Endpoint, Tunnel
+from policies.firewall import FirewallPolicy
+from policies.states import Phase
+
+T = TypeVar("T")
+GOLDEN = Path(__file__).parents[2] / "golden" / "nft"
+
+SERVER4 = Endpoint(ip_address("203.0.113.7"), 51820)
+SERVER6 = Endpoint(ip_address("2001:db8:7::1"), 51820)
+BOTH = Tunnel(
+    "tunwarden0",
+    (ip_interface("10.66.0.2/32"), ip_interface("fd66::2/128")),
+    (ip_address("10.66.0.1"), ip_address("fd66::1")),
+)
+ONLY4 = replace(BOTH, addresses=BOTH.addresses[:1], resolvers=BOTH.resolvers[:1])
+GUARDED = tuple(address.ip for address in BOTH.addresses)
+
+CONNECTED = FirewallPolicy(Phase.CONNECTED, servers=(SERVER4,), tunnel=BOTH, guarded=GUARDED, capture=True)
+CASES: dict[str, FirewallPolicy] = {
+    "idle-cleared": FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0", "wlan0", "docker0"}), guarded=GUARDED),
+    "idle-nothing-cleared": FirewallPolicy(Phase.IDLE),
+    "held": FirewallPolicy(Phase.HELD, guarded=GUARDED, capture=True),
+    "connecting-v4": FirewallPolicy(Phase.CONNECTING, servers=(SERVER4,), guarded=GUARDED, capture=True),
+    "connecting-v6": FirewallPolicy(Phase.CONNECTING, servers=(SERVER6,), guarded=GUARDED, capture=True),
+    "connecting-no-kill-switch": FirewallPolicy(
+        Phase.CONNECTING, cleared=frozenset({"wlan0"}), servers=(SERVER4,), guarded=GUARDED
+    ),
+    "reconnecting-allow-lan": FirewallPolicy(
+        Phase.RECONNECTING, servers=(SERVER4, SERVER6), guarded=GUARDED, allow_lan=True, capture=True
+    ),
+    "connected": CONNECTED,
+    "connected-v4-only": replace(CONNECTED, tunnel=ONLY4, guarded=GUARDED[:1]),
+    "connected-allow-lan": replace(CONNECTED, allow_lan=True),
+    "connected-tcp-server": replace(CONNECTED, servers=(Endpoint(ip_address("203.0.113.7"), 443, "tcp"),)),
+    "blocked": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, capture=True),
+    "blocked-allow-lan": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, allow_lan=True, capture=True),
+    "disconnecting": FirewallPolicy(Phase.DISCONNECTING, guarded=GUARDED, capture=True),
+}
+
+
+# --- the text -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str) -> None:
+    path = GOLDEN / f"{name}.nft"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(CASES[name]), encoding="ascii")
+    assert render(CASES[name]) == path.read_text(encoding="ascii"), "UPDATE_GOLDEN=1 rewrites; review the difference"
+
+
+def test_every_golden_file_has_a_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.nft")} == set(CASES)
+
+
+def chain(policy: FirewallPolicy, name: str) -> list[str]:
+    match = re.search(rf"\tchain {name} {{\n(.*?)\n\t}}", render(policy), re.DOTALL)
+    assert match
+    return [line.strip() for line in match[1].splitlines()]
+
+
+def at(rules: list[str], part: str) -> int:
+    return next(number for number, rule in enumerate(rules) if part in rule)
+
+
+@pytest.mark.parametrize("hook", ["output", "forward"])
+def test_l1_dns_is_refused_before_the_local_network_is_allowed(hook: str) -> None:
+    rules = chain(CASES["connected-allow-lan"], hook)
+    refused = at(rules, "dport { 53, 853 } counter")
+    assert at(rules, "10.66.0.1") < refused < at(rules, 'oifname "tunwarden0" accept') < at(rules, "192.168.0.0/16")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_l2_the_tunnels_address_is_guarded_before_anything_can_accept(name: str) -> None:
+    if CASES[name].guarded:
+        rules = chain(CASES[name], "input")
+        assert rules[1] == 'iifname "lo" accept'
+        assert "ip daddr { 10.66.0.2 } drop" in rules[2]
+        assert "ip daddr { 10.66.0.2 } drop" in chain(CASES[name], "prerouting")[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_l10_no_blanket_established(name: str) -> None:
+    for rule in re.findall(r".*ct state established.*", render(CASES[name])):
+        assert "203.0.113.7" in rule or "2001:db8:7::1" in rule or 'iifname "tunwarden0"' in rule
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_chain_ends_closed(name: str) -> None:
+    for hook in ("input", "output", "forward"):
+        rules = chain(CASES[name], hook)
+        assert rules[0] == f"type filter hook {hook} priority 0; policy drop;"
+        assert rules[-1].endswith("drop" if hook == "input" else "goto refuse")
+
+
+@pytest.mark.parametrize("ifname", ['x" accept; #', "eth*", "a b", "", "x" * 16, "eth0\n", "é", "*"])
+def test_e3_a_link_name_that_nft_could_misread_is_never_cleared(ifname: str) -> None:
+    assert elements({ifname, "eth0"}) == ('"eth0"',)
+    assert render(FirewallPolicy(Phase.IDLE, cleared=frozenset({ifname, "eth0"}))) == render(
+        FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0"}))
+    )
+
+
+def test_an_unsafe_tunnel_or_endpoint_is_refused() -> None:
+    for policy in (
+        replace(CONNECTED, tunnel=replace(BOTH, ifname="tun*")),
+        replace(CONNECTED, servers=(replace(SERVER4, port=0),)),
+        replace(CONNECTED, servers=(replace(SERVER4, protocol="udp dport 1 accept"),)),
+    ):
+        with pytest.raises(HostError, match="apply the firewall"):
+            asyncio.run(NftFirewall(NftProgram).set(policy))
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ("/dev/stdin:3:5-9: Error: syntax error, unexpected xyz\nxyz\n^^^\n", "syntax error, unexpected xyz"),
+        ("<cmdline>:1:1-9: Error: No such file or directory\n", "No such file or directory"),
+        ("internal:0:0-0: Error: Could not process rule: Operation not permitted\n", "Could not process rule: "
+         "Operation not permitted"),
+        ("netlink: Error: cache initialization failed: Operation not permitted\n", "cache initialization failed: "
+         "Operation not permitted"),
+        ("", "nft failed without a message"),
+    ],
+)  # fmt: skip
+def test_complaints_are_one_line_for_people(errors: str, said: str) -> None:
+    assert complaint(errors) == said
+
+
+# --- the kernel ---------------------------------------------------------------------------------------------------
+
+ENGINES: dict[str, Callable[[], Nft]] = {"library": LibNft, "program": NftProgram}
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Host("nft") as made:
+        made.ip("link set lo up")
+        yield made
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, host: Host) -> Iterator[Callable[[], Nft]]:
+    yield ENGINES[request.param]
+    host.run("nft", "flush ruleset")
+
+
+def go(host: Host, work: Callable[[], Awaitable[T]]) -> T:
+    async def run() -> T:
+        return await work()
+
+    return host.inside(lambda: asyncio.run(run()))
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("name", CASES)
+def test_golden_files_load_twice(host: Host, name: str) -> None:
+    """As the boot unit loads them: with the nft program, whether or not the table is there."""
+    text = (GOLDEN / f"{name}.nft").read_text(encoding="ascii")
+    for options in (["-c"], [], []):
+        host.run("nft", *options, "-f", "-", input=text)
+    assert "policy drop" in host.run("nft", "list", "chain", "inet", "tunwarden", "output").stdout
+    host.run("nft", "flush ruleset")
+
+
+@pytest.mark.netns
+def test_set_reads_back_and_twice_is_harmless(host: Host, engine: Callable[[], Nft]) -> None:
+    async def work() -> None:
+        firewall = NftFirewall(engine)
+        await firewall.reset()
+        for policy in CASES.values():
+            assert not await firewall.verify(policy)
+            await firewall.set(policy)
+            assert await firewall.verify(policy)
+            await firewall.set(policy)
+            assert firewall.policy == policy
+        assert await NftFirewall(engine).verify(policy), "a daemon that has just started can tell as well"
+        assert not await NftFirewall(engine).verify(CONNECTED)
+        await firewall.reset()
+        await firewall.reset()
+        assert not await firewall.verify(policy)
+
+    go(host, work)
+    assert host.run("nft", "list", "ruleset").stdout == ""
+
+
+@pytest.mark.netns
+def test_foreign_tables_are_untouched(host: Host, engine: Callable[[], Nft]) -> None:
+    host.run("nft", "table ip foreign { chain c { type filter hook output priority 5; policy accept; counter; }; }")
+
+    async def work() -> None:
+        firewall = NftFirewall(engine)
+        await firewall.set(CONNECTED)
+        await firewall.reset()
+
+    go(host, work)
+    assert "table ip foreign" in host.run("nft", "list", "ruleset").stdout
+
+
+@pytest.mark.netns
+def test_cleared_alone_is_an_exchange_of_elements(host: Host, engine: Callable[[], Nft]) -> None:
+    idle = [FirewallPolicy(Phase.IDLE, cleared=frozenset(names)) for names in (["eth0"], [], ["eth0", "wlan0"], ["x1"])]
+    handles: set[str] = set()
+
+    async def work() -> None:
+        firewall = NftFirewall(engine)
+        for policy in idle:
+            await firewall.set(policy)
+            assert await firewall.verify(policy)
+            assert await NftFirewall(engine).verify(policy)
+            handles.add(host.run("nft", "-a", "list", "chain", "inet", "tunwarden", "output").stdout)
+
+    go(host, work)
+    assert len(handles) == 1, "the rules stayed, with their handles"
+
+
+TAMPERING = {
+    "a rule deleted": "flush chain inet tunwarden refuse",
+    "a rule added": "insert rule inet tunwarden output accept",
+    "a rule exchanged": "replace rule inet tunwarden output handle {last} accept",
+    "an element added": 'add element inet tunwarden cleared { "evil0" }',
+    "a policy changed": "chain inet tunwarden output { policy accept; }",
+    "a chain added": "add chain inet tunwarden other",
+    "a table asleep": "add table inet tunwarden { flags dormant; }",
+    "the table gone": "delete table inet tunwarden",
+    "everything flushed": "flush ruleset",
+}
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("how", TAMPERING)
+def test_l13_tampering_is_seen_and_undone(host: Host, engine: Callable[[], Nft], how: str) -> None:
+    async def work() -> None:
+        firewall = NftFirewall(engine)
+        await firewall.set(CONNECTED)
+        listing = host.run("nft", "-a", "list", "chain", "inet", "tunwarden", "output").stdout
+        last = re.findall(r"# handle (\d+)", listing)[-1]
+        host.run("nft", TAMPERING[how].replace("{last}", last))
+        assert not await firewall.verify(CONNECTED)
+        assert not await NftFirewall(engine).verify(CONNECTED)
+        await firewall.set(CONNECTED)
+        assert await firewall.verify(CONNECTED)
+
+    go(host, work)
+
+
+class Garbled:
+    """An nft whose transactions break at their end, or a kernel that forgets what it acknowledged."""
+
+    def __init__(self, inner: Nft, suffix: str = "", forget: str = "") -> None:
+        self.inner, self.suffix, self.forget = inner, suffix, forget
+
+    async def run(self, commands: str, *, check: bool = False) -> str:
+        changes = not check and not commands.startswith("list")
+        output = await self.inner.run(commands + (self.suffix if changes else ""), check=check)
+        if changes and self.forget:
+            await self.inner.run(self.forget)
+        return output
+
+    async def counters(self, table: str) -> str:
+        return await self.inner.counters(table)
+
+
+@pytest.mark.netns
+def test_a_refused_transaction_leaves_the_old_rules(host: Host, engine: Callable[[], Nft]) -> None:
+    async def work() -> None:
+        nft = Garbled(engine())
+        firewall = NftFirewall(lambda: nft)
+        await firewall.set(CASES["blocked"])
+        nft.suffix = "add rule inet tunwarden nochain accept\n"
+        with pytest.raises(HostError, match=r"apply the firewall: .*No such file or directory") as refused:
+            await firewall.set(CASES["idle-cleared"])
+        assert "\n" not in str(refused.value)
+        assert await firewall.verify(CASES["blocked"])
+        assert await NftFirewall(engine).verify(CASES["blocked"])
+
+    go(host, work)
+
+
+@pytest.mark.netns
+def test_an_acknowledged_but_ignored_rule_is_an_error(host: Host, engine: Callable[[], Nft]) -> None:
+    async def work() -> None:
+        firewall = NftFirewall(lambda: Garbled(engine(), forget="flush chain inet tunwarden forward"))
+        with pytest.raises(HostError, match="other rules than were sent: chain forward: 0 rules instead of"):
+            await firewall.set(CASES["blocked"])
+
+    go(host, work)
+
+
+@pytest.mark.netns
+def test_a_missing_program_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.linux.libnftables.PROGRAM", Path("/nonexistent/nft"))
+    with pytest.raises(HostError, match="/nonexistent/nft: No such file or directory"):
+        asyncio.run(NftFirewall(NftProgram).set(CONNECTED))
+
+
+@pytest.mark.netns
+def test_without_the_library_the_program_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.linux import libnftables
+
+    assert isinstance(libnftables.best(), LibNft)
+    monkeypatch.setattr(libnftables, "LIBRARY", "libnothing.so.1")
+    assert isinstance(libnftables.best(), NftProgram)
+
+
+@pytest.mark.netns
+def test_errors_of_the_library_do_not_stick(host: Host) -> None:
+    async def work() -> str:
+        nft = LibNft()
+        with pytest.raises(NftError, match="syntax error"):
+            await nft.run("nonsense\n")
+        return await nft.run("table inet t\ndelete table inet t\n")
+
+    assert "syntax" not in go(host, work)

@@ -1,0 +1,321 @@
+"""No sequence of events reaches a state whose FirewallPolicy lets a forbidden packet out (K1, K2, K3, N10).
+
+What is forbidden is said here from what the user and the network are, without looking at the machine's state or at how
+policies are made: see `forbidden`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from daemon.machine import START, step
+from policies.classify import Verdict, classify
+from policies.decide import Decision, Intent, Manual, decide, intent_after
+from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Security, Tunnel, WifiNetwork
+from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy, firewall
+from policies.settings import KnownNetwork, Settings, Wifi, WifiAction
+from policies.states import (
+    Action,
+    Cause,
+    Changed,
+    CloseTunnel,
+    Event,
+    Failed,
+    OpenTunnel,
+    Phase,
+    Reconnect,
+    RetryDue,
+    ScheduleRetry,
+    State,
+    Target,
+    TunnelClosed,
+    TunnelDown,
+    TunnelUp,
+)
+from tests.policies.evaluator import Hook, Packet, passes
+
+OUTSIDE4, OUTSIDE6 = ip_address("203.0.113.9"), ip_address("2001:db8:9::9")
+LAN4, LAN6 = ip_address("192.168.1.7"), ip_address("fe80::7")
+RESOLVER = ip_address("203.0.113.53")
+SOURCE4, SOURCE6 = ip_address("192.0.2.10"), ip_address("2001:db8::10")
+SERVERS = {
+    "one": Endpoint(ip_address("198.51.100.1"), 51820),
+    "two": Endpoint(ip_address("2001:db8:2::2"), 443),
+    "dns": Endpoint(ip_address("198.51.100.3"), 53),  # a server may well listen on port 53
+}
+PROFILES = {
+    name: ProfileFacts(name, (server,), (ip_interface("203.0.113.77/32"),), (RESOLVER,))
+    for name, server in SERVERS.items()
+}
+LINKS = ("wlan0", "wlan1", "eth0", "wwan0", "br0")
+KINDS = dict(zip(LINKS, (LinkKind.WIFI, LinkKind.WIFI, LinkKind.WIRED, LinkKind.CELLULAR, LinkKind.VIRTUAL), strict=True))
+HOME = KnownNetwork(ssid=b"home", minimum_security=Security.WPA2, action=WifiAction.DISCONNECT)
+OFFICE = KnownNetwork(ssid=b"office", minimum_security=Security.WPA2, action=WifiAction.AUTO_CONNECT, profile="two")
+LOUNGE = KnownNetwork(ssid=b"lounge", minimum_security=Security.WPA2, action=WifiAction.AUTO_CONNECT, allow_lan=True)
+SETTINGS = (
+    Settings(known=(HOME, OFFICE, LOUNGE)),
+    Settings(known=(HOME, OFFICE, LOUNGE), wired=WifiAction.AUTO_CONNECT),
+    Settings(wifi=Wifi(unsecured=WifiAction.AUTO_CONNECT, secured=WifiAction.AUTO_CONNECT)),
+    Settings(known=(HOME,), wifi=Wifi(prompt_fallback=WifiAction.IGNORE)),
+)
+EVENTS = (
+    Changed,
+    Reconnect,
+    lambda: TunnelUp(0, Tunnel(TUNNEL_IFNAME, ())),
+    lambda: TunnelDown(0, Cause.TUNNEL_LOST),
+    lambda: TunnelClosed(0),
+    lambda: RetryDue(0),
+    lambda: Failed(Cause.FIREWALL_FAILED),
+)
+networks = st.builds(
+    WifiNetwork,
+    ssid=st.sampled_from([b"home", b"office", b"lounge", b"cafe", b""]),
+    security=st.sampled_from(Security),
+    tkip=st.booleans(),
+    malformed=st.booleans(),
+)
+PACKETS = [
+    Packet(Hook.OUT, source, destination, protocol, 40000, port, oifname=oifname, mark=mark)
+    for oifname in (*LINKS, TUNNEL_IFNAME)
+    for source, destination in (
+        (SOURCE4, OUTSIDE4), (SOURCE6, OUTSIDE6), (SOURCE4, LAN4), (SOURCE6, LAN6), (SOURCE4, RESOLVER),
+        (SOURCE4, SERVERS["one"].address), (SOURCE6, SERVERS["two"].address), (SOURCE4, SERVERS["dns"].address),
+    )
+    for protocol, port in (("udp", 443), ("tcp", 443), ("udp", 53), ("tcp", 853), ("udp", 51820), ("icmp", 0))
+    for mark in (0, MARK)
+]  # fmt: skip
+
+
+@cache
+def passing(policy: FirewallPolicy) -> tuple[Packet, ...]:
+    """Those of PACKETS that the policy lets go on."""
+    return tuple(packet for packet in PACKETS if passes(policy, packet))
+
+
+class Machine(RuleBasedStateMachine):
+    """The world moves as it likes; the loop's part (facts, decide, step, and answers to actions) is played here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: State = START
+        self.facts = Facts()
+        self.intent = Intent()
+        self.settings = Settings()
+        self.decision: Decision = decide(self.facts, self.settings, self.intent)
+        self.opened: OpenTunnel | None = None
+        self.closing: CloseTunnel | None = None
+        self.retry: ScheduleRetry | None = None
+        self.enforced = False  # before the first decision the kernel has an earlier daemon's rules, or none
+
+    @initialize(chosen=st.sampled_from(SETTINGS), wanted=st.sampled_from(Target), profiles=st.booleans())
+    def begin(self, chosen: Settings, wanted: Target, profiles: bool) -> None:
+        self.settings = chosen
+        self.intent = Intent(target=wanted)
+        self.facts = replace(self.facts, profiles=dict(PROFILES) if profiles else {})
+        self.take(Changed())
+
+    def take(self, event: Event) -> None:
+        self.decision = decide(self.facts, self.settings, self.intent)
+        self.intent = intent_after(self.intent, self.decision)
+        assert decide(self.facts, self.settings, self.intent) == self.decision, "deciding again changes the decision"
+        self.state, actions = step(self.state, event, self.decision)
+        for action in actions:
+            self.act(action)
+        self.enforced = True
+
+    def act(self, action: Action) -> None:
+        match action:
+            case OpenTunnel():
+                assert action.profile in self.facts.profiles
+                self.opened, self.closing = action, None
+            case CloseTunnel():
+                self.opened, self.closing = None, action
+            case ScheduleRetry():
+                assert action.failures > 0
+                self.retry = action
+
+    # --- the world -----------------------------------------------------------------------------------------------------
+
+    @rule(ifname=st.sampled_from(LINKS), carrier=st.booleans(), gateway=st.booleans())
+    def link(self, ifname: str, carrier: bool, gateway: bool) -> None:
+        others = tuple(link for link in self.facts.links if link.ifname != ifname)
+        link = Link(
+            LINKS.index(ifname) + 2, ifname, KINDS[ifname], up=True, carrier=carrier,
+            gateways=(SOURCE4, SOURCE6) if gateway else (),
+        )  # fmt: skip
+        wifi = {name: found for name, found in self.facts.wifi.items() if name != ifname}
+        self.facts = replace(self.facts, links=(*others, link), wifi=wifi, overdue=self.facts.overdue - {ifname})
+        self.take(Changed())
+
+    @rule(ifname=st.sampled_from(LINKS))
+    def unplug(self, ifname: str) -> None:
+        links = tuple(link for link in self.facts.links if link.ifname != ifname)
+        wifi = {name: found for name, found in self.facts.wifi.items() if name != ifname}
+        self.facts = replace(self.facts, links=links, wifi=wifi, overdue=self.facts.overdue - {ifname})
+        self.take(Changed())
+
+    @rule(ifname=st.sampled_from(["wlan0", "wlan1"]), network=networks)
+    def identified(self, ifname: str, network: WifiNetwork) -> None:
+        if any(link.ifname == ifname for link in self.facts.uplinks):
+            self.facts = replace(self.facts, wifi={**self.facts.wifi, ifname: network})
+            self.take(Changed())
+
+    @rule(ifname=st.sampled_from(["wlan0", "wlan1"]))
+    def overdue(self, ifname: str) -> None:
+        if ifname not in self.facts.wifi and any(link.ifname == ifname for link in self.facts.uplinks):
+            self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
+            self.take(Changed())
+
+    @rule(broken=st.sampled_from(["settings_broken", "store_broken"]), value=st.booleans())
+    def damage(self, broken: str, value: bool) -> None:
+        change: Any = {broken: value}
+        self.facts = replace(self.facts, **change)
+        self.take(Changed())
+
+    @rule(names=st.sets(st.sampled_from(sorted(PROFILES))))
+    def profiles(self, names: set[str]) -> None:
+        self.facts = replace(self.facts, profiles={name: PROFILES[name] for name in sorted(names)})
+        self.take(Changed())
+
+    # --- people --------------------------------------------------------------------------------------------------------
+
+    @rule(wanted=st.sampled_from(Target), profile=st.sampled_from([None, *PROFILES]))
+    def choose(self, wanted: Target, profile: str | None) -> None:
+        manual = Manual(wanted, self.decision.network)
+        self.intent = replace(self.intent, target=wanted, manual=manual, profile=profile)
+        self.take(Changed())
+
+    @rule(kill_switch=st.booleans(), lockdown=st.booleans())
+    def switch(self, kill_switch: bool, lockdown: bool) -> None:
+        self.intent = replace(self.intent, kill_switch=kill_switch, lockdown=lockdown)
+        self.take(Changed())
+
+    @rule()
+    def reconnect(self) -> None:
+        self.take(Reconnect())
+
+    # --- the tunnel ----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.opened is not None)
+    @rule()
+    def up(self) -> None:
+        assert self.opened is not None
+        profile = self.facts.profiles.get(self.opened.profile) or PROFILES[self.opened.profile]
+        self.take(TunnelUp(self.opened.attempt, Tunnel(TUNNEL_IFNAME, profile.addresses, profile.resolvers)))
+
+    @precondition(lambda self: self.opened is not None)
+    @rule(cause=st.sampled_from([Cause.SERVER_UNREACHABLE, Cause.TUNNEL_LOST, Cause.TUNNEL_FAILED]))
+    def down(self, cause: Cause) -> None:
+        assert self.opened is not None
+        opened, self.opened = self.opened, None
+        self.take(TunnelDown(opened.attempt, cause))
+
+    @precondition(lambda self: self.closing is not None)
+    @rule()
+    def closed(self) -> None:
+        assert self.closing is not None
+        closing, self.closing = self.closing, None
+        self.take(TunnelClosed(closing.attempt))
+
+    @precondition(lambda self: self.retry is not None)
+    @rule()
+    def retry_due(self) -> None:
+        assert self.retry is not None
+        retry, self.retry = self.retry, None
+        self.take(RetryDue(retry.attempt))
+
+    @rule(attempt=st.integers(-1, 40), which=st.integers(0, len(EVENTS) - 1))
+    def late(self, attempt: int, which: int) -> None:
+        """An event about an attempt that is over, or was never made."""
+        event = EVENTS[which]()
+        if isinstance(event, TunnelUp | TunnelDown | TunnelClosed | RetryDue):
+            if attempt == self.state.attempt:
+                attempt = -2
+            event = replace(event, attempt=attempt)
+        self.take(event)
+
+    @rule(cause=st.sampled_from([Cause.FIREWALL_FAILED, Cause.ROUTES_FAILED, Cause.RESOLVER_FAILED]))
+    def failed(self, cause: Cause) -> None:
+        self.take(Failed(cause))
+
+    # --- what must hold ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_forbidden_leaves(self) -> None:
+        if not self.enforced:
+            return
+        policy = firewall(self.state, self.decision)
+        for packet in passing(policy):
+            if why := self.forbidden(packet):
+                raise AssertionError(f"{why}: {packet} passes in {self.state} by {policy}")
+
+    @invariant()
+    def no_dead_end(self) -> None:
+        """Wanted protection is either there, on its way, or says what it waits for."""
+        if not self.enforced:
+            return
+        if self.state.phase in (Phase.CONNECTING, Phase.RECONNECTING):
+            assert self.opened is not None and self.opened.attempt == self.state.attempt
+        if self.state.phase is Phase.DISCONNECTING:
+            assert self.closing is not None and self.closing.attempt == self.state.attempt
+        if self.state.phase is Phase.BLOCKED:
+            assert self.state.cause is not None
+        if self.state.phase is Phase.CONNECTED:
+            assert self.state.tunnel is not None
+
+    def forbidden(self, packet: Packet) -> str:
+        """Why this packet must not leave; empty when it may."""
+        intent, facts = self.intent, self.facts
+        broken = facts.settings_broken or facts.store_broken
+        wanted = intent.target is Target.PROTECTED
+        strict = intent.lockdown or broken or (wanted and intent.kill_switch)
+        tunnel = packet.oifname == TUNNEL_IFNAME
+        dns = packet.protocol in ("udp", "tcp") and packet.destination_port in (53, 853)
+        if tunnel:
+            if self.state.phase is not Phase.CONNECTED and not self.to_server(packet) and not self.to_lan(packet):
+                return "nothing is known to hold the tunnel link"
+            return "DNS in the tunnel goes to its resolvers only" if dns and packet.destination != RESOLVER and not self.to_server(packet) else ""
+        if packet.oifname in ("wlan0", "wlan1") and not self.classified(packet.oifname) and not self.to_server(packet):
+            return "the network is not classified yet"
+        if not strict:
+            connected = self.state.phase is Phase.CONNECTED
+            return "the tunnel is up" if connected and not self.to_server(packet) and not self.to_lan(packet) else ""
+        if broken:
+            return "nobody knows what is wanted"
+        if self.to_server(packet) and wanted:
+            return ""
+        if self.to_lan(packet) and not dns:
+            return ""
+        return "it leaves outside the tunnel"
+
+    def classified(self, ifname: str) -> bool:
+        return ifname in self.facts.wifi or ifname in self.facts.overdue
+
+    def to_server(self, packet: Packet) -> bool:
+        """To the exact server of the tunnel that is up or being made, with our mark."""
+        if packet.mark != MARK or self.state.profile is None:
+            return False
+        server = PROFILES[self.state.profile.name].endpoints[0]
+        to = (packet.destination, packet.destination_port, packet.protocol)
+        return to == (server.address, server.port, server.protocol)
+
+    def to_lan(self, packet: Packet) -> bool:
+        """To the local network of a network that allows it."""
+        found = self.facts.wifi.get(packet.oifname)
+        on = any(link.ifname == packet.oifname for link in self.facts.uplinks)
+        allows = found is not None and found.ssid == b"lounge"
+        known = found is not None and classify(found, self.settings).verdict is Verdict.KNOWN
+        return packet.destination in (LAN4, LAN6) and on and allows and known
+
+
+Machine.TestCase.settings = settings(
+    max_examples=400, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestMachine = Machine.TestCase

@@ -1,0 +1,169 @@
+"""A service that remembers what it was asked; as a program: `python -m tests.ipc.fake_service FOLDER GID`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+from ipc.access import Caller
+from ipc.dispatch import Dispatcher
+from ipc.errors import Error, ServiceError
+from ipc.feed import Feed
+from ipc.interface import KnownNetwork, Network, Notice, Problem, Profile, Reason, Status
+from ipc.varlink import Varlink
+
+CAFE = Network(
+    ifname="wlan0",
+    kind="wifi",
+    ssid="Caf\u00e9 \\x1b[31m",
+    ssid_hex="436166c3a9201b5b33316d",
+    security="open",
+    verdict="unsecured",
+    reasons=(Reason("open", "The network has no encryption."),),
+    action="prompt",
+    rule="wifi.unsecured",
+    cleared=False,
+)
+CABLE = Network("eth0", "wired", None, None, None, None, (), "ignore", "wired", True)
+IDLE = Status(
+    state="idle",
+    target="unprotected",
+    protected=False,
+    blocking=True,
+    cause=None,
+    cause_text=None,
+    profile=None,
+    server=None,
+    since=1_700_000_000,
+    networks=(CAFE, CABLE),
+    kill_switch=True,
+    lockdown=False,
+    warnings=(),
+    rx_bytes=0,
+    tx_bytes=0,
+    sequence=0,
+    version="9.8.7",
+)
+KNOWN = KnownNetwork("Home", "486f6d65", "wpa2", "ignore", None, True, "user")
+PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
+CONNECTED = {
+    "state": "connected", "target": "protected", "protected": True, "profile": "home", "server": "198.51.100.7:51820",
+}  # fmt: skip
+
+
+class FakeService:
+    """Knows the profile `home`. Connecting to it takes one turn of the loop; to `slow`, for ever; to `none`, fails."""
+
+    def __init__(self) -> None:
+        self.feed = Feed(IDLE)
+        self.calls: list[tuple[str, Caller, tuple[object, ...]]] = []
+        self.padding = ""  # goes into the version, to make answers large
+
+    def _note(self, name: str, caller: Caller, *arguments: object) -> None:
+        self.calls.append((name, caller, arguments))
+
+    def change(self, **changes: object) -> None:
+        self.feed.publish(replace(self.feed.status, **changes))  # type: ignore[arg-type]
+
+    async def get_status(self, caller: Caller) -> Status:
+        self._note("get_status", caller)
+        return self.feed.status
+
+    def watch(self, caller: Caller) -> AsyncGenerator[Status, None]:
+        self._note("watch", caller)
+        return self.feed.watch()
+
+    async def get_version(self, caller: Caller) -> str:
+        self._note("get_version", caller)
+        return f"9.8.7{self.padding}"
+
+    async def connect(self, caller: Caller, profile: str | None) -> None:
+        self._note("connect", caller, profile)
+        match profile:
+            case "broken":
+                raise RuntimeError("private key 0123")
+            case "slow":
+                self.change(state="connecting", target="protected", cause="server-unreachable", cause_text="No answer.")
+            case "none":
+                self.change(state="blocked", target="protected", cause="no-profile", cause_text="No profile.")
+            case None | "home":
+                self.change(state="connecting", target="protected")
+                asyncio.get_running_loop().call_soon(lambda: self.change(**CONNECTED))
+            case _:
+                raise ServiceError(Error.NO_SUCH_PROFILE, f"Profile {profile}", "it is not stored.", "Import it.")
+
+    async def disconnect(self, caller: Caller) -> None:
+        self._note("disconnect", caller)
+        self.change(state="idle", target="unprotected", protected=False, profile=None, server=None)
+
+    async def reconnect(self, caller: Caller) -> None:
+        self._note("reconnect", caller)
+        if self.feed.status.target != "protected":
+            raise ServiceError(Error.NOT_NOW, "Reconnect", "there is no connection.", "Connect first.")
+
+    async def set_kill_switch(self, caller: Caller, on: bool) -> None:
+        self._note("set_kill_switch", caller, on)
+        self.change(kill_switch=on)
+
+    async def set_lockdown(self, caller: Caller, on: bool) -> None:
+        self._note("set_lockdown", caller, on)
+        if not on:
+            raise ServiceError(Error.LOCKED, "Lockdown", "the settings fix it.", "Edit tunwarden.toml.")
+        self.change(lockdown=True)
+
+    async def current(self, caller: Caller) -> tuple[Network, ...]:
+        self._note("current", caller)
+        return self.feed.status.networks
+
+    async def list_known(self, caller: Caller) -> tuple[KnownNetwork, ...]:
+        self._note("list_known", caller)
+        return (KNOWN,)
+
+    async def add_known(
+        self,
+        caller: Caller,
+        ssid: str | None,
+        ssid_hex: str | None,
+        security: str | None,
+        action: str | None,
+        profile: str | None,
+        allow_lan: bool,
+    ) -> KnownNetwork:
+        self._note("add_known", caller, ssid, ssid_hex, security, action, profile, allow_lan)
+        return KNOWN
+
+    async def forget_known(self, caller: Caller, ssid_hex: str) -> None:
+        self._note("forget_known", caller, ssid_hex)
+        if ssid_hex != KNOWN.ssid_hex:
+            raise ServiceError(Error.NO_SUCH_NETWORK, "That network", "it is not known.")
+
+    async def import_profile(self, caller: Caller, name: str, text: str) -> tuple[Notice, ...]:
+        self._note("import_profile", caller, name, text)
+        if "PostUp" in text:
+            raise ServiceError(Error.PROFILE_REFUSED, "The profile", "line 3: PostUp runs a program.", "Remove it.")
+        return (Notice(2, "Table", "tunwarden has its own."),)
+
+    async def list_profiles(self, caller: Caller) -> tuple[Profile, ...]:
+        self._note("list_profiles", caller)
+        return (PROFILE,)
+
+    async def remove_profile(self, caller: Caller, name: str) -> None:
+        self._note("remove_profile", caller, name)
+
+    async def check_settings(self, caller: Caller, text: str) -> tuple[Problem, ...]:
+        self._note("check_settings", caller, text)
+        return (Problem(1, "wifi.secured", "unknown action", "auto_connect, prompt or ignore"),)
+
+
+async def main(folder: Path, gid: int) -> None:
+    """Serve until killed, and say so once the sockets are open."""
+    await Varlink(Dispatcher(FakeService(), gid), "9.8.7", folder).start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

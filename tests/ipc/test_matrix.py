@@ -1,0 +1,145 @@
+"""E8: every method, by every kind of caller, through every face. The table is written out, not derived."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from ipc.access import Access
+from ipc.dbus import Dbus
+from ipc.describe import methods
+from ipc.dispatch import Dispatcher
+from ipc.interface import NAME, PATH
+from ipc.varlink import Varlink
+from tests.ipc.fake_service import FakeService
+from tests.ipc.places import MEMBER, MEMBERS, ROOT_USER, STRANGER, Who, private_bus, public_folder, python, run
+
+READ, CHANGE, ADMIN = Access.READ, Access.CHANGE, Access.ADMIN
+Call = tuple[str, dict[str, object], Access, str]
+
+CALLS: tuple[Call, ...] = (
+    ("Manager.GetStatus", {}, READ, "get_status"),
+    ("Manager.GetVersion", {}, READ, "get_version"),
+    ("Manager.Connect", {"profile": "home"}, CHANGE, "connect"),
+    ("Manager.Connect", {}, CHANGE, "connect"),
+    ("Manager.Disconnect", {}, CHANGE, "disconnect"),
+    ("Manager.Reconnect", {}, CHANGE, "reconnect"),
+    ("Manager.SetKillSwitch", {"on": True}, CHANGE, "set_kill_switch"),
+    ("Manager.SetKillSwitch", {"on": False}, ADMIN, "set_kill_switch"),
+    ("Manager.SetLockdown", {"on": True}, CHANGE, "set_lockdown"),
+    ("Manager.SetLockdown", {"on": False}, ADMIN, "set_lockdown"),
+    ("Networks.Current", {}, READ, "current"),
+    ("Networks.ListKnown", {}, READ, "list_known"),
+    ("Networks.AddKnown", {"ssid": "Home"}, ADMIN, "add_known"),
+    ("Networks.ForgetKnown", {"ssid_hex": "486f6d65"}, ADMIN, "forget_known"),
+    ("Profiles.Import", {"name": "home", "text": "[Interface]"}, ADMIN, "import_profile"),
+    ("Profiles.List", {}, READ, "list_profiles"),
+    ("Profiles.Remove", {"name": "home"}, ADMIN, "remove_profile"),
+    ("Diagnostics.CheckSettings", {"text": "version = 1"}, READ, "check_settings"),
+)
+STREAMS = {"Manager.Watch"}  # Varlink only; READ, as test_varlink.py shows
+MAY = {ROOT_USER: ADMIN, MEMBER: CHANGE, STRANGER: READ}
+
+ASK = """
+import json, socket, sys
+path, calls = sys.argv[1], json.loads(sys.argv[2])
+answers = []
+for name, parameters in calls:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(path)
+        except PermissionError:
+            answers.append("no way in")
+            continue
+        call = {"method": "org.tunwarden.Daemon1." + name, "parameters": parameters}
+        sock.sendall(json.dumps(call).encode() + b"\\0")
+        reply = json.loads(sock.makefile("rb").read1().rstrip(b"\\0"))
+        answers.append(reply.get("error", "done").rpartition(".")[2])
+print(json.dumps(answers))
+"""
+
+
+def test_the_table_is_complete() -> None:
+    assert {f"{NAME}.{name}" for name, *_ in CALLS} | {f"{NAME}.{name}" for name in STREAMS} == set(methods())
+
+
+@pytest.mark.parametrize("who", MAY, ids=lambda who: who.name)
+@pytest.mark.parametrize("name", ["tunwarden.sock", "read.sock"])
+def test_varlink(name: str, who: Who) -> None:
+    async def check() -> None:
+        service = FakeService()
+        with public_folder() as folder:
+            face = Varlink(Dispatcher(service, MEMBERS), "1", folder)
+            await face.start()
+            try:
+                calls = json.dumps([(method, given) for method, given, *_ in CALLS])
+                answers = await python(who, ASK, str(folder / name), calls)
+            finally:
+                await face.stop()
+        assert isinstance(answers, list)
+        if name == "tunwarden.sock" and who is STRANGER:
+            assert answers == ["no way in"] * len(CALLS)
+            assert service.calls == []
+            return
+        limit = READ if name == "read.sock" else MAY[who]
+        _judge(service, who, limit, answers)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("who", MAY, ids=lambda who: who.name)
+def test_dbus(who: Who) -> None:
+    async def check() -> None:
+        service = FakeService()
+        async with private_bus() as bus:
+            face = Dbus(Dispatcher(service, MEMBERS), address=bus.address)
+            await face.start()
+            service.calls.clear()  # the face's own watch
+            answers = []
+            try:
+                for name, given, *_ in CALLS:
+                    described = methods()[f"{NAME}.{name}"]
+                    values = [_dbus(given.get(field.name, field.default)) for field in described.parameters]
+                    interface, _, member = name.partition(".")
+                    code, _out, err = await run(
+                        who, "/usr/bin/dbus-send", "--system", "--print-reply", f"--dest={NAME}", PATH,
+                        f"{NAME}.{interface}.{member}", *values, env=bus.env,
+                    )  # fmt: skip
+                    answers.append("done" if code == 0 else err.split(":")[0].rpartition(".")[2])
+            finally:
+                await face.stop()
+        _judge(service, who, MAY[who], answers)
+
+    asyncio.run(check())
+
+
+def _dbus(value: object) -> str:
+    return f"boolean:{str(value).lower()}" if isinstance(value, bool) else f"string:{value or ''}"
+
+
+def _judge(service: FakeService, who: Who, limit: Access, answers: list[str]) -> None:
+    wanted = [(name, limit >= needed) for name, _, needed, _ in CALLS]
+    assert [(name, answer != "NotPermitted") for (name, *_), answer in zip(CALLS, answers, strict=True)] == wanted
+    assert set(answers) <= {"done", "NotPermitted", "NotNow", "Locked"}
+    asked = [(function, caller.uid) for function, caller, _ in service.calls]
+    assert asked == [(function, who.uid) for _, _, needed, function in CALLS if limit >= needed]
+
+
+def test_without_the_group_only_root_may_change() -> None:
+    async def check() -> None:
+        service = FakeService()
+        with public_folder() as folder:
+            face = Varlink(Dispatcher(service, -1), "1", folder)
+            face._dispatcher.gid = None  # as on a system that has no such group
+            await face.start()
+            try:
+                assert (folder / "tunwarden.sock").stat().st_gid == 0
+                calls = json.dumps([("Manager.Connect", {})])
+                assert await python(MEMBER, ASK, str(folder / "tunwarden.sock"), calls) == ["no way in"]
+                assert await python(ROOT_USER, ASK, str(folder / "tunwarden.sock"), calls) == ["done"]
+            finally:
+                await face.stop()
+
+    asyncio.run(check())

@@ -1,0 +1,159 @@
+"""What a FirewallPolicy does with a packet, written from the table in policies/README.md and not from the renderer.
+
+Two readers of one specification: the property tests ask this one about every reachable state, and the netns tests
+compare it with what the kernel really does with the rendered rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from policies.facts import Address
+from policies.firewall import LAN, LAN_MULTICAST, MARK, FirewallPolicy
+
+LO = "lo"
+
+
+class Hook(Enum):
+    OUT = "out"
+    IN = "in"
+    FORWARD = "forward"
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet at one hook. `protocol` is udp, tcp, icmp or icmpv6; `icmp_type` counts for the last only."""
+
+    hook: Hook
+    source: Address
+    destination: Address
+    protocol: str = "udp"
+    source_port: int = 40000
+    destination_port: int = 443
+    iifname: str = ""
+    oifname: str = ""
+    mark: int = 0
+    established: bool = False
+    icmp_type: int = 128
+
+
+LINK_LOCAL = ip_network("fe80::/10")
+SOLICITED = ip_network("ff02::1:ff00:0/104")
+ALL_ROUTERS = ip_address("ff02::2")
+MLD_TARGETS = (ip_address("ff02::16"), ip_address("ff02::2"))
+MULTICAST6 = ip_network("ff00::/8")
+DHCPV6_SERVERS = (ip_address("ff02::1:2"), ip_address("ff05::1:3"))
+BROADCAST = ip_address("255.255.255.255")
+UNSPECIFIED6 = ip_address("::")
+
+
+def passes(policy: FirewallPolicy, packet: Packet) -> bool:
+    """Whether the packet goes on."""
+    match packet.hook:
+        case Hook.OUT:
+            return _out(policy, packet)
+        case Hook.IN:
+            return _in(policy, packet)
+        case Hook.FORWARD:
+            return _forward(policy, packet)
+
+
+def _out(policy: FirewallPolicy, packet: Packet) -> bool:
+    if packet.oifname == LO or _housekeeping_out(packet):
+        return True
+    if packet.mark == MARK and any(
+        (packet.destination, packet.destination_port, packet.protocol) == (server.address, server.port, server.protocol)
+        for server in policy.servers
+    ):
+        return True
+    if packet.oifname in policy.cleared:
+        return True
+    on_tunnel = policy.tunnel is not None and packet.oifname == policy.tunnel.ifname
+    if _is_dns(packet):
+        return on_tunnel and policy.tunnel is not None and packet.destination in policy.tunnel.resolvers
+    if on_tunnel:
+        return True
+    return packet.oifname in policy.lan and packet.source not in policy.guarded and _is_lan(packet.destination)
+
+
+def _in(policy: FirewallPolicy, packet: Packet) -> bool:
+    if packet.iifname == LO:
+        return True
+    on_tunnel = policy.tunnel is not None and packet.iifname == policy.tunnel.ifname
+    if packet.destination in policy.guarded and not on_tunnel:
+        return False
+    if _housekeeping_in(packet):
+        return True
+    if packet.established and any(
+        (packet.source, packet.source_port, packet.protocol) == (server.address, server.port, server.protocol)
+        for server in policy.servers
+    ):
+        return True
+    if packet.iifname in policy.cleared:
+        return True
+    if on_tunnel:
+        return packet.established
+    if packet.iifname in policy.lan and any(packet.source in network for network in LAN if network.version == packet.source.version):
+        return packet.source_port not in (53, 853) or packet.protocol not in ("udp", "tcp")
+    return False
+
+
+def _forward(policy: FirewallPolicy, packet: Packet) -> bool:
+    if packet.destination in policy.guarded and not (policy.tunnel and packet.iifname == policy.tunnel.ifname):
+        return False
+    if packet.oifname in policy.cleared:
+        return True
+    if policy.tunnel is None:
+        return False
+    if packet.oifname == policy.tunnel.ifname:
+        return not _is_dns(packet) or packet.destination in policy.tunnel.resolvers
+    return packet.iifname == policy.tunnel.ifname and packet.established
+
+
+def _is_dns(packet: Packet) -> bool:
+    return packet.protocol in ("udp", "tcp") and packet.destination_port in (53, 853)
+
+
+def _is_lan(address: Address) -> bool:
+    return any(address in network for network in (*LAN, *LAN_MULTICAST) if network.version == address.version)
+
+
+def _housekeeping_out(packet: Packet) -> bool:
+    """The DHCP client, NDP and MLD."""
+    to, ports = packet.destination, (packet.source_port, packet.destination_port)
+    if packet.protocol == "udp" and isinstance(to, IPv4Address):
+        return ports == (68, 67) and to == BROADCAST
+    if packet.protocol == "udp" and isinstance(to, IPv6Address):
+        return ports == (546, 547) and packet.source in LINK_LOCAL and to in DHCPV6_SERVERS
+    if packet.protocol != "icmpv6":
+        return False
+    match packet.icmp_type:
+        case 133:
+            return to == ALL_ROUTERS
+        case 135:
+            return to in SOLICITED or to in LINK_LOCAL
+        case 136:
+            return to in LINK_LOCAL or to == ip_address("ff02::1")
+        case 131 | 132 | 143:
+            return to in MULTICAST6
+        case _:
+            return False
+
+
+def _housekeeping_in(packet: Packet) -> bool:
+    ports = (packet.source_port, packet.destination_port)
+    if packet.protocol == "udp" and isinstance(packet.source, IPv4Address):
+        return ports == (67, 68)
+    if packet.protocol == "udp":
+        return ports == (547, 546) and packet.source in LINK_LOCAL and packet.destination in LINK_LOCAL
+    if packet.protocol != "icmpv6":
+        return False
+    match packet.icmp_type:
+        case 134 | 137 | 135 | 130:
+            return packet.source in LINK_LOCAL or (packet.icmp_type == 135 and packet.source == UNSPECIFIED6)
+        case 136:
+            return True
+        case _:
+            return False

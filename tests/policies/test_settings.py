@@ -1,0 +1,633 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from policies import settings as module
+from policies.facts import LinkKind, Security
+from policies.settings import (
+    MAX_BYTES,
+    MAX_PROBLEMS,
+    Criteria,
+    KnownNetwork,
+    LinkRule,
+    Problem,
+    Protection,
+    Settings,
+    SettingsError,
+    Tunnel,
+    Wifi,
+    WifiAction,
+    known_from_json,
+    known_to_json,
+    parse_settings,
+    proves_identity,
+)
+
+FULL = """\
+version = 1
+
+[protection]
+kill_switch = true
+lockdown = false
+allow_lan = true
+
+[tunnel]
+default_profile = "home"
+connect_timeout = "20s"
+retry_first = "500ms"
+retry_longest = "2m"
+
+[wifi]
+unsecured = "auto_connect"
+unidentified = "auto_connect"
+secured = "prompt"
+prompt_fallback = "ignore"
+identify_timeout = "1.5s"
+
+[wifi.criteria]
+weak_encryption = false
+enhanced_open = false
+wps = true
+common_names = true
+
+[wired]
+action = "prompt"
+
+[cellular]
+action = "auto_connect"
+
+[[links]]
+name = "wlan*"
+kind = "wifi"
+action = "disconnect"
+
+[[links]]
+name = "eth0"
+kind = "wired"
+
+[[known]]
+ssid = "Café"
+security = "wpa3"
+action = "disconnect"
+profile = "office"
+allow_lan = true
+bssids = ["aa:bb:cc:dd:ee:ff", "02-00-00-00-00-01"]
+
+[[known]]
+ssid_hex = "0aFF"
+"""
+
+EXPECTED = Settings(
+    protection=Protection(kill_switch=True, lockdown=False, allow_lan=True),
+    tunnel=Tunnel(default_profile="home", connect_timeout=20.0, retry_first=0.5, retry_longest=120.0),
+    wifi=Wifi(
+        unsecured=WifiAction.AUTO_CONNECT,
+        unidentified=WifiAction.AUTO_CONNECT,
+        secured=WifiAction.PROMPT,
+        prompt_fallback=WifiAction.IGNORE,
+        identify_timeout=1.5,
+        criteria=Criteria(weak_encryption=False, enhanced_open=False, wps=True, common_names=True),
+    ),
+    wired=WifiAction.PROMPT,
+    cellular=WifiAction.AUTO_CONNECT,
+    links=(
+        LinkRule(name="wlan*", kind=LinkKind.WIFI, action=WifiAction.DISCONNECT),
+        LinkRule(name="eth0", kind=LinkKind.WIRED),
+    ),
+    known=(
+        KnownNetwork(
+            ssid="Café".encode(),
+            minimum_security=Security.WPA3,
+            action=WifiAction.DISCONNECT,
+            profile="office",
+            allow_lan=True,
+            bssids=frozenset({bytes.fromhex("aabbccddeeff"), bytes.fromhex("020000000001")}),
+        ),
+        KnownNetwork(ssid=b"\n\xff"),
+    ),
+)
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text, "t.toml")
+    return caught.value.problems
+
+
+def test_every_key() -> None:
+    assert parse_settings(FULL) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# nothing\r\n", "version = 1", "[wifi]\n[tunnel]\n[wifi.criteria]", "links = []"]
+)
+def test_nothing_said_means_the_defaults(text: str) -> None:
+    assert parse_settings(text) == Settings()
+
+
+def test_the_documented_example_is_valid() -> None:
+    """The module's docstring is the administrator's guide; alternatives aside, it can be pasted."""
+    example = module.__doc__ or ""
+    text = "\n".join(line.strip() for line in example.splitlines() if line.startswith("    "))
+    settings = parse_settings(text)
+    assert settings.wifi == Wifi() and settings.tunnel == Tunnel(default_profile="home")
+    documented = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {"ssid_hex"}
+    assert documented == {line.split(" =")[0] for line in FULL.splitlines() if " =" in line}
+
+
+@pytest.mark.parametrize(
+    "wifi, unidentified",
+    [
+        ("", WifiAction.PROMPT),
+        ('unsecured = "auto_connect"', WifiAction.AUTO_CONNECT),
+        ('unsecured = "ignore"', WifiAction.PROMPT),
+        ('unsecured = "ignore"\nunidentified = "ignore"', WifiAction.IGNORE),
+        ('unidentified = "auto_connect"', WifiAction.AUTO_CONNECT),
+    ],
+)
+def test_unidentified_is_never_laxer_than_unsecured(wifi: str, unidentified: WifiAction) -> None:
+    assert parse_settings(f"[wifi]\n{wifi}").wifi.unidentified is unidentified
+
+
+@pytest.mark.parametrize(
+    "written, seconds", [("1s", 1.0), ("1500ms", 1.5), ("2m", 120.0), ("0.05h", 180.0), ("1.25s", 1.25), ("5m", 300.0)]
+)
+def test_times(written: str, seconds: float) -> None:
+    assert parse_settings(f'tunnel.connect_timeout = "{written}"').tunnel.connect_timeout == pytest.approx(seconds)
+
+
+# --- errors: text -> (line, key, part of the problem, part of what is allowed) ----------------------------------------
+
+ONE_ERROR = {
+    "unknown key": ("[wifi]\nunsecurd = 'prompt'", 2, "wifi.unsecurd", 'did you mean "unsecured"', "identify_timeout"),
+    "unknown table": ("\n[tunel]", 2, "tunel", 'did you mean "tunnel"', "cellular"),
+    "unlike anything": ("[wifi]\nzzz = 1", 2, "wifi.zzz", "unknown key", "secured"),
+    "dashes": ("[protection]\nKill-Switch = true", 2, "protection.Kill-Switch", '"kill_switch"', "lockdown"),
+    "in the wrong table": ("[wifi]\nlockdown = true", 2, "wifi.lockdown", "it belongs in [protection]", "secured"),
+    "in no table": ("\nssid = 'x'", 2, "ssid", "it belongs in [[known]]", "version"),
+    "of the top": ("[wifi]\ncellular = 1", 2, "wifi.cellular", "it belongs in the top of the file", "secured"),
+    "unknown key of known": (
+        "[[known]]\nssid = 'x'\n[[known]]\nssid='y'\n\nacton = 'prompt'",
+        6,
+        "known.acton",
+        '"action"',
+        "",
+    ),
+    "unknown key, hostile": ('"a\\n\\u001b[31m" = 1', 1, "'a\\n\\x1b[31m'", "unknown key", "wifi"),
+    "text for a truth value": (
+        "[protection]\nlockdown = 'true'",
+        2,
+        "protection.lockdown",
+        "'true' is not",
+        "true, false",
+    ),
+    "number for a truth value": ("[protection]\nlockdown = 1", 2, "protection.lockdown", "1 is not", "true, false"),
+    "value for a table": ("wifi = 1", 1, "wifi", "1 is not a table", "unsecured"),
+    "array for a table": ("[[wifi]]", 1, "wifi", "an array is not a table", "unsecured"),
+    "table for an array": ("[links]\nname = 'a'", 1, "links", "a table is not an array", "[[links]]"),
+    "value in an array": ("\nlinks = [1]", 2, "links", "1 is not a table", "name"),
+    "table for a value": ("[version]", 1, "version", "a table is not a version", "1"),
+    "date for a value": ("[wired]\naction = 1979-05-27", 2, "wired.action", "a date or time is not", "ignore"),
+    "enum": ("[wifi]\nunsecured = 'connect'", 2, "wifi.unsecured", "'connect' is not", "auto_connect, prompt, ignore"),
+    "enum, number": ("[wired]\naction = 3", 2, "wired.action", "3 is not", "auto_connect, prompt, ignore"),
+    "enum of links": ("[[links]]\nname='a'\naction = 'x'", 3, "links.action", "'x'", "ignore, disconnect"),
+    "link kind": (
+        "[[links]]\nname='a'\nkind = 'loopback'",
+        3,
+        "links.kind",
+        "loopback",
+        "wifi, wired, cellular, virtual",
+    ),
+    "our tunnel's kind": ("[[links]]\nname='a'\nkind = 'tunnel'", 3, "links.kind", "tunnel", "wifi, wired"),
+    "security": (
+        "[[known]]\nssid='a'\nsecurity = 'wpa4'",
+        3,
+        "known.security",
+        "'wpa4'",
+        "owe-transition, owe, wep, wpa",
+    ),
+    "disconnect, unsecured": ("[wifi]\nunsecured = 'disconnect'", 2, "wifi.unsecured", "only for [[known]]", "prompt"),
+    "disconnect, unidentified": ("[wifi]\nunidentified = 'disconnect'", 2, "wifi.unidentified", "[[links]]", "prompt"),
+    "disconnect, secured": ("[wifi]\nsecured = 'disconnect'", 2, "wifi.secured", "only for [[known]]", "prompt"),
+    "disconnect, wired": ("[wired]\naction = 'disconnect'", 2, "wired.action", "only for [[known]]", "prompt"),
+    "disconnect, cellular": ("[cellular]\naction = 'disconnect'", 2, "cellular.action", "only for [[known]]", "prompt"),
+    "fallback prompts": (
+        "[wifi]\nprompt_fallback = 'prompt'",
+        2,
+        "wifi.prompt_fallback",
+        "'prompt'",
+        "auto_connect, ignore",
+    ),
+    "fallback disconnects": (
+        "wifi.prompt_fallback = 'disconnect'",
+        1,
+        "wifi.prompt_fallback",
+        "'disconnect'",
+        "ignore",
+    ),
+    "laxer, both": (
+        "[wifi]\nunsecured='auto_connect'\nunidentified = 'prompt'",
+        3,
+        "wifi.unidentified",
+        "laxer",
+        "auto_connect",
+    ),
+    "laxer, default": ("[wifi]\nunidentified = 'ignore'", 2, "wifi.unidentified", "laxer", "auto_connect, prompt"),
+    "bare number": ("[tunnel]\nconnect_timeout = 15", 2, "tunnel.connect_timeout", "15 has no unit", 'such as "1s"'),
+    "bare fraction": ("[tunnel]\nretry_first = 0.5", 2, "tunnel.retry_first", "0.5 has no unit", "units: ms, s, m, h"),
+    "number as text": ("[tunnel]\nretry_first = '5'", 2, "tunnel.retry_first", "'5' is not a time", "units: ms"),
+    "unknown unit": ("[tunnel]\nretry_first = '5d'", 2, "tunnel.retry_first", "'5d' is not a time", "units: ms"),
+    "space in a time": ("[tunnel]\nretry_first = '5 s'", 2, "tunnel.retry_first", "'5 s' is not a time", "units: ms"),
+    "negative time": ("[tunnel]\nretry_first = '-5s'", 2, "tunnel.retry_first", "'-5s' is not a time", "units: ms"),
+    "foreign digits": ("[tunnel]\nretry_first = '５s'", 2, "tunnel.retry_first", "is not a time", "units: ms"),
+    "truth value as time": ("[tunnel]\nretry_first = true", 2, "tunnel.retry_first", "true is not a time", "units: ms"),
+    "too short": ("[tunnel]\nconnect_timeout = '999ms'", 2, "tunnel.connect_timeout", "out of range", '"1s" to "5m"'),
+    "too long": ("[tunnel]\nconnect_timeout = '6m'", 2, "tunnel.connect_timeout", "out of range", '"1s" to "5m"'),
+    "first too short": ("[tunnel]\nretry_first = '0s'", 2, "tunnel.retry_first", "out of range", '"100ms" to "5m"'),
+    "longest too long": ("[tunnel]\nretry_longest = '2h'", 2, "tunnel.retry_longest", "out of range", '"1s" to "1h"'),
+    "identify too long": (
+        "[wifi]\nidentify_timeout = '2m'",
+        2,
+        "wifi.identify_timeout",
+        "out of range",
+        '"100ms" to "1m"',
+    ),
+    "retries crossed": ("[tunnel]\nretry_longest='2s'\nretry_first = '3s'", 3, "tunnel.retry_first", "longer", "<="),
+    "retries crossed, default": ("[tunnel]\nretry_first = '31s'", 2, "tunnel.retry_first", "longer", "<="),
+    "profile": ("[tunnel]\ndefault_profile = '../x'", 2, "tunnel.default_profile", "not the name", "letters"),
+    "profile, newline": ('[tunnel]\ndefault_profile = "x\\n"', 2, "tunnel.default_profile", "'x\\n' is not", "letters"),
+    "profile of known": ("[[known]]\nssid='a'\nprofile = ''", 3, "known.profile", "'' is not the name", "letters"),
+    "link name": ("[[links]]\nname = 'wlan 0'\nkind='wifi'", 2, "links.name", "'wlan 0'", "wildcards"),
+    "link name, class": ("[[links]]\nname = 'wlan[0]'\nkind='wifi'", 2, "links.name", "'wlan[0]'", "wildcards"),
+    "link name, shell": ("[[links]]\nname = '$(id)'\nkind='wifi'", 2, "links.name", "'$(id)'", "wildcards"),
+    "link without name": ("\n[[links]]\nkind='wifi'", 2, "links", "without a name", "name ="),
+    "link without rule": ("\n[[links]]\nname='a'", 2, "links", "says nothing", "kind, action or both"),
+    "link twice": (
+        "[[links]]\nname='a'\nkind='wifi'\n[[links]]\nname='a'\nkind='wired'",
+        5,
+        "links.name",
+        "earlier rule",
+        "",
+    ),
+    "known without name": (
+        "\n[[known]]\naction='prompt'",
+        2,
+        "known",
+        "without a name",
+        "exactly one of ssid, ssid_hex",
+    ),
+    "two names": ("[[known]]\nssid='a'\nssid_hex='61'", 1, "known", "at once", "exactly one"),
+    "empty name": ("[[known]]\nssid = ''", 2, "known.ssid", "0 bytes", "1 to 32 bytes"),
+    "33 bytes": (f"[[known]]\nssid = '{'é' * 16}x'", 2, "known.ssid", "33 bytes", "1 to 32 bytes"),
+    "NUL in a name": ('[[known]]\nssid = "a\\u0000"', 2, "known.ssid", "NUL", "none of them NUL"),
+    "number as name": ("[[known]]\nssid = 5", 2, "known.ssid", "5 is not text", "in quotes"),
+    "odd hex": ("[[known]]\nssid_hex = '0af'", 2, "known.ssid_hex", "'0af' is not hexadecimal", "two digits"),
+    "spaced hex": ("[[known]]\nssid_hex = '0a ff'", 2, "known.ssid_hex", "is not hexadecimal", "two digits"),
+    "empty hex": ("[[known]]\nssid_hex = ''", 2, "known.ssid_hex", "is not hexadecimal", "two digits"),
+    "NUL in hex": ("[[known]]\nssid_hex = '0a00'", 2, "known.ssid_hex", "NUL", "none of them NUL"),
+    "long hex": (f"[[known]]\nssid_hex = '{'61' * 33}'", 2, "known.ssid_hex", "33 bytes", "1 to 32"),
+    "bssid": (
+        "[[known]]\nssid='a'\nbssids = [\n 'aa:bb:cc:dd:ee:ff',\n 'aa:bb'\n]",
+        5,
+        "known.bssids",
+        "'aa:bb'",
+        "six bytes",
+    ),
+    "bssid alone": ("[[known]]\nssid='a'\nbssids = 'aa:bb:cc:dd:ee:ff'", 3, "known.bssids", "not an array", "[...]"),
+    "bssid of a group": (
+        "[[known]]\nssid='a'\nbssids = ['01:00:5e:00:00:01']",
+        3,
+        "known.bssids",
+        "no access point",
+        "such as",
+    ),
+    "bssid of zeros": (
+        "[[known]]\nssid='a'\nbssids = ['00:00:00:00:00:00']",
+        3,
+        "known.bssids",
+        "no access point",
+        "such as",
+    ),
+    "no bssid": ("[[known]]\nssid='a'\nbssids = []", 3, "known.bssids", "no access point", "leave the key out"),
+    "network twice": ("[[known]]\nssid='a'\n[[known]]\nssid_hex='61'", 3, "known", "earlier entry", "disjoint"),
+    "network twice, pinned": (
+        "[[known]]\nssid='a'\nbssids=['02:00:00:00:00:01']\n[[known]]\nssid='a'\nbssids=['02:00:00:00:00:01']",
+        4,
+        "known",
+        "earlier entry",
+        "disjoint",
+    ),
+    "newer": ("\nversion = 2\nnovelty = 1\n[wifi]\nx = 1", 2, "version", "newer tunwarden", "up to 1"),
+    "version zero": ("version = 0", 1, "version", "0 is not a version", "1"),
+    "version true": ("version = true", 1, "version", "true is not a version", "1"),
+    "version text": ("version = '1'", 1, "version", "'1' is not a version", "1"),
+    "long value": (f"[wired]\naction = '{'x' * 5000}'", 2, "wired.action", "'...", "ignore"),
+    "large number": (f"version = 0x{'f' * 100}", 1, "version", "newer", "up to"),
+    "larger number": (f"[wired]\naction = 0x{'f' * 100}", 2, "wired.action", "a large number", "ignore"),
+}
+
+
+@pytest.mark.parametrize("text, line, key, problem, allowed", ONE_ERROR.values(), ids=ONE_ERROR.keys())
+def test_one_error(text: str, line: int, key: str, problem: str, allowed: str) -> None:
+    (found,) = problems(text)
+    assert (found.file, found.line, found.key, found.column) == ("t.toml", line, key, 0)
+    assert problem in found.problem
+    assert allowed in found.allowed
+    assert str(found) == f"t.toml:{line}: {key}: {found.problem}; allowed: {found.allowed}"
+    assert len(str(found)) < 600 and str(found).isprintable()
+
+
+IMITABLE = ("unknown", "open", "owe-transition", "owe", "wep")
+
+
+@pytest.mark.parametrize("security", [each.value for each in Security])
+@pytest.mark.parametrize(
+    "key, value, relaxes",
+    [
+        ("action", "disconnect", True),
+        ("action", "ignore", True),
+        ("action", "prompt", False),
+        ("action", "auto_connect", False),
+        ("allow_lan", True, True),
+        ("allow_lan", False, False),
+    ],
+)
+def test_nothing_relaxes_protection_where_anybody_can_imitate(
+    security: str, key: str, value: object, relaxes: bool
+) -> None:
+    written = f"'{value}'" if isinstance(value, str) else str(value).lower()
+    text = f"[[known]]\nssid = 'x'\nsecurity = '{security}'\n{key} = {written}"
+    if relaxes and security in IMITABLE:
+        (found,) = problems(text)
+        assert (found.line, found.key) == (4, f"known.{key}")
+        assert "anybody can imitate" in found.problem and '"wpa"' in found.allowed
+        with pytest.raises(ValidationError, match="anybody can imitate"):
+            KnownNetwork(ssid=b"x", minimum_security=Security(security), **{key: value})  # type: ignore[arg-type]
+    else:
+        assert getattr(parse_settings(text).known[0], key) == value
+
+
+def test_identity_is_proven_by_a_secret_on_both_sides() -> None:
+    assert {each.value for each in Security if not proves_identity(each)} == set(IMITABLE)
+
+
+def test_same_name_with_other_access_points_is_another_network() -> None:
+    text = "[[known]]\nssid='a'\nbssids=['02:00:00:00:00:01']\n[[known]]\nssid='a'\nbssids=['02:00:00:00:00:02']"
+    assert len(parse_settings(text).known) == 2
+
+
+def test_all_errors_at_once_in_the_order_of_their_lines() -> None:
+    text = """\
+[wifi]
+unsecured = "never"
+unidentified = "ignore"
+[wifi.criteria]
+wsp = true
+wps = "yes"
+[tunnel]
+retry_first = 9
+retry_longest = "1x"
+[[known]]
+action = "ignore"
+[[known]]
+ssid = "a"
+security = "open"
+action = "ignore"
+allow_lan = true
+bssids = ["x", 1]
+[zzz]
+"""
+    assert [(found.line, found.key) for found in problems(text)] == [
+        (2, "wifi.unsecured"),
+        (5, "wifi.criteria.wsp"),
+        (6, "wifi.criteria.wps"),
+        (8, "tunnel.retry_first"),
+        (9, "tunnel.retry_longest"),
+        (10, "known"),
+        (15, "known.action"),
+        (16, "known.allow_lan"),
+        (17, "known.bssids"),
+        (17, "known.bssids"),
+        (18, "zzz"),
+    ]
+
+
+def test_the_error_as_text_has_one_line_each() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings("x = 1\nwired.action = 'no'", "/etc/t.toml")
+    assert str(caught.value).splitlines() == [
+        "/etc/t.toml:1: x: unknown key; allowed: version, protection, tunnel, wifi, wired, cellular, links, known",
+        "/etc/t.toml:2: wired.action: 'no' is not one of the choices; allowed: auto_connect, prompt, ignore",
+    ]
+
+
+def test_endless_errors_are_cut() -> None:
+    found = problems("\n".join(f"x{number} = 1" for number in range(20_000)))
+    assert len(found) == MAX_PROBLEMS + 1
+    assert "more than 100" in found[-1].problem
+
+
+SYNTAX = {
+    "no value": ("a = 1\nb = \n", 2, 5),
+    "end of the file": ("a = 1\nb = [1,\n", 2, 8),
+    "end, no newline": ("a = 1\nb =", 2, 4),
+    "twice": ("[wifi]\n[wifi]", 2, 6),
+    "control character": ('a = "\x01"', 1, 6),
+    "open string": ('\na = "x\n', 2, 7),
+    "carriage returns": ("a = 1\r\nb\r\n", 2, 2),
+    "endless number": (f"a = {'1' * 5000}", 1, 0),
+    "deep": (f"a = {'[' * 5000}", 1, 0),
+    "dots": (f"a = 1\n{'a.' * 70}b = 1", 2, 0),
+    "lone surrogate": ("a = 1\nb = '\ud800'", 2, 0),
+    "mebibyte": (f"a = 1\n#{'x' * MAX_BYTES}", 1, 0),
+    "mebibyte of bytes": (f"#{'é' * (MAX_BYTES // 2)}", 1, 0),
+}
+
+
+@pytest.mark.parametrize("text, line, column", SYNTAX.values(), ids=SYNTAX.keys())
+def test_not_toml(text: str, line: int, column: int) -> None:
+    (found,) = problems(text)
+    assert (found.line, found.column, found.key) == (line, column, "")
+    assert str(found).startswith(f"t.toml:{line}:{column}: " if column else f"t.toml:{line}: ")
+    assert "at line" not in found.problem and str(found).isprintable() and len(str(found)) < 300
+
+
+def test_the_largest_file_is_read() -> None:
+    assert parse_settings("#" + "x" * (MAX_BYTES - 1)) == Settings()
+
+
+def test_dots_in_comments_and_values_are_no_keys() -> None:
+    assert parse_settings("# " + "." * 500 + "\n[wired]\naction = 'ignore' # " + "..." * 100) == Settings()
+
+
+# --- every key of a valid file, broken one at a time ------------------------------------------------------------------
+
+KEYS = [
+    (number, match[1])
+    for number, line in enumerate(FULL.splitlines(), 1)
+    if (match := re.match(r"(\w+) = ", line))
+]  # fmt: skip
+HEADERS = [(number, line) for number, line in enumerate(FULL.splitlines(), 1) if line.startswith("[")]
+
+
+def changed(number: int, line: str) -> str:
+    lines = FULL.splitlines()
+    lines[number - 1] = line
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("number, key", KEYS)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_misspelt_key_is_found_on_its_line(number: int, key: str, newline: str) -> None:
+    text = changed(number, FULL.splitlines()[number - 1].replace(key, f"{key}x", 1)).replace("\n", newline)
+    found = [each for each in problems(text) if each.key.split(".")[-1] == f"{key}x"]
+    assert [each.line for each in found] == [number]
+    assert f'did you mean "{key}"?' in found[0].problem
+
+
+@pytest.mark.parametrize("number, key", KEYS)
+@pytest.mark.parametrize("value", ["[1979-05-27]", "{}", "-7.5", "07:32:00", "''''''", '"""\n\\u0000\n"""'])
+def test_a_wrong_value_is_found_on_its_line(number: int, key: str, value: str) -> None:
+    found = [each for each in problems(changed(number, f"{key} = {value}")) if each.key.split(".")[-1] == key]
+    assert found and {each.line for each in found} == {number}
+    assert all(each.allowed for each in found)
+
+
+@pytest.mark.parametrize("number, header", HEADERS)
+def test_a_misspelt_table_is_found_on_its_line(number: int, header: str) -> None:
+    name = header.strip("[]").split(".")[-1]
+    text = changed(number, header.replace(name, f"{name}x"))
+    assert number in {each.line for each in problems(text) if each.key.split(".")[-1] == f"{name}x"}
+
+
+def test_the_table_covers_every_key() -> None:
+    tables = {"protection", "tunnel", "wifi", "criteria", "wired", "cellular", "links", "known"}
+    assert {key for _, key in KEYS} == set(module._HOMES) - tables
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+# Lone surrogates among them: a str can hold them, UTF-8 cannot.
+TEXTS = st.text(st.one_of(st.characters(max_codepoint=0x2FF), st.sampled_from("\u2028\ud800\U0001f600\ufeff")))
+FRAGMENTS = st.sampled_from(
+    [
+        *FULL.splitlines(keepends=True),
+        *"[]='\"{}.\n#,\0é1",
+        "'''\n",
+        "x = 1\n",
+        "[wifi]\n",
+        "[[known]]\n",
+        "ssid = 'x'\n",
+        "wifi.wps = 1\n",
+        "known = [{}, 1]\n",
+        "links = 3\n",
+    ]
+)
+
+
+@given(st.one_of(TEXTS, st.lists(FRAGMENTS, max_size=30).map("".join)))
+def test_any_text_is_settings_or_a_settings_error(text: str) -> None:
+    check(text)
+
+
+@given(st.integers(0, len(FULL)), st.integers(0, 12), st.text(st.sampled_from("[]{}='\".#\n, a1\\"), max_size=3))
+def test_any_damage_is_settings_or_a_settings_error(place: int, length: int, more: str) -> None:
+    check(FULL[:place] + more + FULL[place + length :])
+
+
+def check(text: str) -> None:
+    try:
+        parse_settings(text)
+    except SettingsError as error:
+        assert error.problems
+        last = max(1, text.count("\n") + (not text.endswith("\n")))
+        for each in error.problems:
+            assert 1 <= each.line <= last
+            assert len(str(each).splitlines()) == 1
+        assert [each.line for each in error.problems] == sorted(each.line for each in error.problems)
+
+
+BSSIDS = st.binary(min_size=6, max_size=6).filter(lambda bssid: not bssid[0] & 1 and any(bssid))
+NAMES = st.text(st.sampled_from("aZ09_.-"), max_size=63).map(lambda rest: f"x{rest}")
+
+
+@st.composite
+def known_networks(draw: st.DrawFn) -> KnownNetwork:
+    security = draw(st.sampled_from(Security))
+    actions = list(WifiAction) if proves_identity(security) else [WifiAction.AUTO_CONNECT, WifiAction.PROMPT]
+    return KnownNetwork(
+        ssid=draw(st.binary(min_size=1, max_size=32).filter(lambda ssid: b"\0" not in ssid)),
+        minimum_security=security,
+        action=draw(st.none() | st.sampled_from(actions)),
+        profile=draw(st.none() | NAMES),
+        allow_lan=draw(st.sampled_from([None, False, True] if proves_identity(security) else [None, False])),
+        bssids=draw(st.frozensets(BSSIDS, max_size=3)),
+    )
+
+
+@given(known_networks())
+def test_known_networks_survive_the_store(known: KnownNetwork) -> None:
+    text = known_to_json(known)
+    assert known_from_json(text) == known
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "text, key, problem",
+    [
+        ("", "", "not a JSON object"),
+        ("[]", "", "not a JSON object"),
+        ("[" * 100_000, "", "not a JSON object"),
+        ("{}", "known", "without a name"),
+        ('{"ssid_hex": "00"}', "ssid_hex", "NUL"),
+        ('{"ssid_hex": "61", "more": 1}', "more", "unknown key"),
+        ('{"ssid_hex": "61", "security": "wpa9"}', "security", "'wpa9'"),
+        ('{"ssid_hex": "61", "security": "open", "action": "disconnect"}', "action", "anybody can imitate"),
+        ('{"ssid_hex": "61", "bssids": [null]}', "bssids", "not a hardware address"),
+        ('{"ssid_hex": "61", "allow_lan": null}', "allow_lan", "not a truth value"),
+    ],
+)
+def test_a_damaged_store_is_refused(text: str, key: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        known_from_json(text)
+    (found,) = caught.value.problems
+    assert found.key == key or (key == "known" and found.key == "")
+    assert problem in found.problem
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*module._KNOWN, "x"]), inner, max_size=5)
+    ),
+    max_leaves=10,
+)
+
+
+@given(TEXTS | JSON.map(json.dumps))
+def test_any_stored_text_is_a_network_or_a_settings_error(text: str) -> None:
+    try:
+        known_from_json(text)
+    except SettingsError as error:
+        assert error.problems
+
+
+@pytest.mark.parametrize(
+    "fields, problem",
+    [
+        ({"ssid": b""}, "0 bytes"),
+        ({"ssid": b"a" * 33}, "33 bytes"),
+        ({"ssid": b"a\0"}, "NUL"),
+        ({"ssid": b"a", "bssids": frozenset({b"short"})}, "5 bytes"),
+        ({"ssid": b"a", "profile": "../x"}, "not the name"),
+    ],
+)
+def test_an_unsound_network_cannot_exist(fields: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        KnownNetwork(**fields)  # type: ignore[arg-type]
