@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import structlog
 
 from daemon import status as tell
+from daemon.host import HostError
 from daemon.loop import Loop
 from daemon.store import StoreError
 from ipc import interface
@@ -37,7 +38,6 @@ class DaemonService:
     def __init__(self, loop: Loop, version: str) -> None:
         self._loop, self._version = loop, version
         self._entered: tuple[State, int] = (loop.state, int(time.time()))
-        self._traffic = (0, 0)
         self.feed = Feed(self._status())
 
     # --- Manager -----------------------------------------------------------------------------------------------------
@@ -57,15 +57,16 @@ class DaemonService:
             loop.enforcer.enforced,
             since=self._entered[1],
             warnings=tuple(loop.warnings.values()),
-            traffic=self._traffic,
             sequence=0,
             version=self._version,
         )
 
     async def get_status(self, caller: Caller) -> interface.Status:
-        counters = await self._loop.host.tunnel.counters()
-        traffic = (counters.rx, counters.tx) if counters else (0, 0)
-        return replace(self.feed.status, rx_bytes=traffic[0], tx_bytes=traffic[1])
+        try:
+            counters = await self._loop.host.tunnel.counters()
+        except HostError:  # it is going away at this moment
+            counters = None
+        return replace(self.feed.status, rx_bytes=counters.rx, tx_bytes=counters.tx) if counters else self.feed.status
 
     def watch(self, caller: Caller) -> AsyncIterator[interface.Status]:
         return self.feed.watch()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, cast
 
@@ -27,7 +27,10 @@ class NotRunningError(Exception):
     """No daemon answers, or it went away. What the machine lets through is not known then: never "off" (E14)."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"tunwardend does not answer: {why}. Start it with: sudo systemctl start tunwarden")
+        super().__init__(
+            f"tunwardend does not answer ({why}), so whether this machine is protected is unknown. "
+            "Start it: sudo systemctl start tunwarden"
+        )
 
 
 class ProtocolError(Exception):
@@ -52,6 +55,11 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def hang_up(self) -> None:
+        """End the connection from another thread: who waits for an answer gets NotRunningError. Then `close`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
@@ -61,11 +69,16 @@ class Client:
     def get_status(self) -> Status:
         return cast(Status, self._call("Manager.GetStatus"))
 
-    def watch(self) -> Iterator[Status]:
-        """The status now, then every change; no time limit. The connection serves nothing else afterwards."""
+    def watch(self, left: Callable[[], float] | None = None) -> Iterator[Status]:
+        """The status now, then every change. The connection serves nothing else afterwards.
+
+        `left` tells how many seconds to wait for the next one: then TimeoutError. None: no limit but for the first.
+        """
         method = methods()[f"{NAME}.Manager.Watch"]
         self._send({"method": method.wire_name, "more": True})
         while True:
+            if left is not None:
+                self._socket.settimeout(max(left(), 0.001))
             yield cast(Status, _result(method, self._receive()))
             self._socket.settimeout(None)
 

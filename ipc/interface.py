@@ -154,7 +154,9 @@ class Status:
     ]
     target: Annotated[str, "What is wanted: `protected` or `unprotected`."]
     protected: Annotated[bool, "Whether traffic leaves through the tunnel, and only there."]
-    blocking: Annotated[bool, "Whether the kernel holds our rules. False while protection is wanted is an alarm."]
+    blocking: Annotated[
+        bool, "Whether the kernel lets nothing out beside the tunnel. False while protection is wanted is an alarm."
+    ]
     cause: Annotated[str | None, "Why protection is not up: a stable word; null: nothing is wrong."]
     cause_text: Annotated[str | None, "The same in a sentence for people."]
     profile: Annotated[str | None, "The profile in use; null: none."]

@@ -180,6 +180,31 @@ class Meter:
             timeout, "the positive control was not seen: this meter is blind",
         )  # fmt: skip
 
+    def socket_control(self, timeout: float = 5.0) -> None:
+        """The same with real sockets of the laptop, through its routing and firewall; only before protection starts.
+
+        Needs a joined network with both families. The packets do count: `reset()` forgets them. Raises MeterError.
+        """
+        before = self.counts()
+        target4, target6 = str(self._plan.internet4), str(self._plan.internet6)
+        # To closed ports: an answer to a socket that is gone would make the laptop send an ICMP error of its own.
+        probes = (
+            (socket.AF_INET, target4, 9, b"control"),
+            (socket.AF_INET6, target6, 9, b"control"),
+            (socket.AF_INET, str(self._plan.server4), 53, dns_query("control.test", 1)),
+        )
+        try:
+            for family, target, port, payload in probes:
+                with self._laptop.socket(family, socket.SOCK_DGRAM) as sender:
+                    sender.sendto(payload, (target, port))
+        except OSError as err:
+            raise MeterError(f"socket control: the laptop cannot send: {err}") from err
+        wanted = (Kind.CLEAR4, Kind.CLEAR6, Kind.DNS)
+        self._await(
+            lambda: all(Counter(kind for _, kind in self._frames)[kind] > before[kind] for kind in wanted),
+            timeout, "the packets of real sockets were not seen: this meter is blind",
+        )  # fmt: skip
+
     # --- the pieces ---------------------------------------------------------------------------------------------------
 
     def _await(self, done: Callable[[], bool], timeout: float, complaint: str) -> None:

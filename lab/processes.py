@@ -79,6 +79,9 @@ class Process:
     def wait(self, timeout: float = 10.0) -> int:
         """Exit status, negative for a signal, as in subprocess. Raises LabError when it does not end in time."""
         try:
+            # nsenter stops itself when its child is stopped, and would then sleep through the child's end.
+            if self.ended_within(timeout):
+                self._wrapper.send_signal(signal.SIGCONT)
             return self._wrapper.wait(timeout)
         except subprocess.TimeoutExpired as err:
             raise LabError(f"{self._wrapper.args!r} did not end within {timeout} s\n{self.output()}") from err
@@ -117,10 +120,11 @@ class Process:
         return bool(select.select([self._pidfd], [], [], seconds)[0])
 
     def close(self) -> None:
-        """Forget the process; its host ends it."""
+        """Forget the process, after its host has ended it."""
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
         if self._wrapper.stdin is not None:
             self._wrapper.stdin.close()
-        self._wrapper.wait(10)
+        self._wrapper.kill()  # a wrapper that outlived its program
+        self._wrapper.wait()

@@ -113,4 +113,5 @@ def serve_internet(host: Host, plan: Plan, python: str) -> tuple[Process, Proces
     resolver = dnsmasq(
         host, f"listen-address={plan.internet4},{plan.internet6}", *names(plan, plan.internet4, plan.internet6)
     )
-    return resolver, host.start(python, "-I", "-S", str(SERVICES))
+    services = host.start(python, "-I", "-S", str(SERVICES), str(plan.internet4), str(plan.internet6))
+    return resolver, services

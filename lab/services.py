@@ -1,12 +1,13 @@
 """What the internet offers: the peer's address over HTTP, a byte sink, a byte source and a UDP echo, on both families.
 
-A script of its own (`python -I -S services.py`), run in the `internet` host. Prints "ready" when everything listens.
+A script of its own (`python -I -S services.py IPV4 IPV6`), run in the `internet` host. Prints "ready" when everything listens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -60,12 +61,10 @@ def main() -> None:
     for port, answer in ((WEB_PORT, web), (SINK_PORT, sink), (SOURCE_PORT, source)):
         listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=256, dualstack_ipv6=True)
         threading.Thread(target=serve, args=(listener, answer), daemon=True).start()
-    # Two sockets, for a dual-stack UDP socket would have to be told which source address to answer from.
-    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    # Bound to the exact addresses: an answer from the nearest link's address would not get through the client's NAT.
+    for family, address in zip((socket.AF_INET, socket.AF_INET6), sys.argv[1:], strict=True):
         receiver = socket.socket(family, socket.SOCK_DGRAM)
-        if family == socket.AF_INET6:
-            receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        receiver.bind((any_address, ECHO_PORT))
+        receiver.bind((address, ECHO_PORT))
         threading.Thread(target=echo, args=(receiver,), daemon=True).start()
     print("ready", flush=True)
     threading.Event().wait()

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -149,10 +150,11 @@ class Laboratory:
 
     def close(self) -> None:
         """End everything. Idempotent; also what a crash of the test process does, without being asked."""
-        if self.networkmanager is not None:
-            self.networkmanager.close()
-        for host in self.hosts.values():
-            host.close()
+        with ExitStack() as stack:  # one that fails must not keep the others alive
+            for host in self.hosts.values():
+                stack.callback(host.close)
+            if self.networkmanager is not None:
+                stack.callback(self.networkmanager.close)
 
     # --- moving about -------------------------------------------------------------------------------------------------
 

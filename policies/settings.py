@@ -270,9 +270,7 @@ def _syntax_problem(message: str, text: str) -> tuple[int, int, str]:
     if len(lines) > 1 and not lines[-1]:
         lines.pop()
     if place := re.search(r" \(at line ([0-9]+), column ([0-9]+)\)$", message):
-        line, column = int(place[1]), int(place[2])
-        if line <= len(lines):
-            return line, column, f"not TOML: {message[: place.start()][:200]}"
+        return int(place[1]), int(place[2]), f"not TOML: {message[: place.start()][:200]}"
     message = re.sub(r" \(at [^()]*\)$", "", message)
     return len(lines), len(lines[-1]) + 1, f"not TOML: {message[:200]} (at the end of the file)"
 
@@ -357,7 +355,7 @@ class _Findings:
 
 
 def _unknown_key(key: str, spec: Mapping[str, Spec]) -> tuple[str, str]:
-    folded = key[:64].lower().replace("-", "_")
+    folded = key[:64].lower()
     if near := difflib.get_close_matches(folded, spec, n=1):
         return f'unknown key, did you mean "{near[0]}"?', ", ".join(spec)
     if home := _HOMES.get(folded):

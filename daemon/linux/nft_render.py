@@ -8,7 +8,7 @@ The order of the rules is the design (policies/README.md); each reordering below
   4. the server: with our mark out, established in; without the mark never, not even as "local network"
   5. DNS to the tunnel's resolvers over the tunnel, then no other DNS: before the local network has a say
   6. the tunnel
-  7. the local network, if allowed: from a constant list, never over the tunnel
+  7. the local network over links where it is allowed: a constant list of networks
   8. reject out and forward, so that programs fail at once; drop in, so that nobody is answered
 
 There is no blanket `ct state established accept`: flows from before the block die with the commit that brings it.
@@ -64,9 +64,9 @@ def render(policy: FirewallPolicy) -> str:
     return ruleset(policy).text
 
 
-def elements(cleared: Iterable[str]) -> tuple[str, ...]:
+def elements(ifnames: Iterable[str]) -> tuple[str, ...]:
     """The link names as set elements. One that nft could misread is left out: that link just stays closed."""
-    return tuple(f'"{ifname}"' for ifname in sorted(cleared) if SAFE_IFNAME.fullmatch(ifname))
+    return tuple(f'"{ifname}"' for ifname in sorted(ifnames) if SAFE_IFNAME.fullmatch(ifname))
 
 
 def replace_cleared(cleared: Iterable[str]) -> str:
@@ -112,10 +112,9 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
         yield f"ct state established {_from(server)} accept"
     if policy.tunnel:
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
-    if policy.allow_lan:
+    if links := _lan(policy):
         yield f"{DNS_ANSWER} {_drop('in')}"  # nobody here was allowed to ask
-        yield f"iifname {_own(policy)} {_drop('in')}"  # private addresses at the other end of the tunnel are not LAN
-        yield from _matching("saddr", LAN, "accept")
+        yield from _matching(f"iifname {links}", "saddr", LAN, "accept")
     yield _drop("in")
 
 
@@ -137,10 +136,8 @@ def _output(policy: FirewallPolicy) -> Iterator[str]:
     yield from _dns(policy, "out")
     if policy.tunnel:
         yield f"oifname {_name(policy.tunnel.ifname)} accept"
-    if policy.allow_lan:
-        if not policy.tunnel:
-            yield f"oifname {_own(policy)} {_refuse('out')}"  # a tunnel that has not proven its peer yet
-        yield from _matching("daddr", (*LAN, *LAN_MULTICAST), "accept")
+    if links := _lan(policy):
+        yield from _matching(f"oifname {links}", "daddr", (*LAN, *LAN_MULTICAST), "accept")
     yield _refuse("out")
 
 
@@ -153,14 +150,11 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
     yield from _dns(policy, "forward")
     if policy.tunnel:
         yield f"oifname {_name(policy.tunnel.ifname)} accept"
+        # The server's side does not reach our local network, and gets no refusal, which could leave by another link.
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
-    if policy.tunnel or policy.allow_lan:
-        # The server's side must not reach our local network, and gets no answer that could leave there.
-        yield f"iifname {_own(policy)} {_drop('forward')}"
-    if policy.allow_lan:
-        if not policy.tunnel:
-            yield f"oifname {_own(policy)} {_refuse('forward')}"
-        yield from _matching("daddr", (*LAN, *LAN_MULTICAST), "accept")
+        yield f"iifname {_name(policy.tunnel.ifname)} {_drop('forward')}"
+    if links := _lan(policy):
+        yield from _matching(f"iifname {links} oifname {links}", "daddr", (*LAN, *LAN_MULTICAST), "accept")
     yield _refuse("forward")
 
 
@@ -176,6 +170,12 @@ def _dns(policy: FirewallPolicy, hook: str) -> Iterator[str]:
 def _clears(policy: FirewallPolicy) -> bool:
     """In idle the rules are there even while the set is empty: filling it is then a cheap change of elements."""
     return policy.phase is Phase.IDLE or bool(policy.cleared)
+
+
+def _lan(policy: FirewallPolicy) -> str:
+    """The links of the local network; private addresses at the other end of the tunnel are not that."""
+    links = elements(policy.lan - {TUNNEL_IFNAME, *([policy.tunnel.ifname] if policy.tunnel else [])})
+    return _braces(links) if links else ""
 
 
 def _guard(policy: FirewallPolicy, direction: str, field: str, verdict: str) -> Iterator[str]:
@@ -221,9 +221,9 @@ def _name(ifname: str) -> str:
 Item = IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 
-def _matching(field: str, items: Sequence[Item], verdict: str) -> Iterator[str]:
+def _matching(links: str, field: str, items: Sequence[Item], verdict: str) -> Iterator[str]:
     for family, texts in _by_family(items):
-        yield f"{family} {field} {_braces(texts)} {verdict}"
+        yield f"{links} {family} {field} {_braces(texts)} {verdict}"
 
 
 def _by_family(items: Sequence[Item]) -> Iterator[tuple[str, list[str]]]:

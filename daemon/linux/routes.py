@@ -3,9 +3,9 @@
     100: not from all fwmark 0x74756e77 lookup 0x74756e77
 
     table 0x74756e77:  default dev tunwarden0
-                       throw 192.168.0.0/16 ...                    (allow_lan: look further, in main)
-                       10.2.0.1 dev tunwarden0                     (allow_lan: a resolver inside such a network)
-                       unreachable default metric 4294967295       (always, and always first)
+                       throw 192.168.0.0/16 ...                    (local network allowed: look further, in main)
+                       10.2.0.1 dev tunwarden0                     (then: a resolver with such an address)
+                       unreachable default metric 4294967295   (always, and always first)
 
 It stands without the firewall and the firewall without it. Routes that a DHCP server pushes into main (CVE-2024-3661)
 steer nothing, for there is no lookup of main before the end; a socket bound to a physical link finds only
@@ -106,10 +106,10 @@ class LinuxRoutes:
             ifindex = socket.if_nametoindex(policy.tunnel.ifname) if policy.tunnel else 0
             self.ipv6_absent = not _has_ipv6(policy.tunnel)
             async with requests() as ip:
-                await _capture(ip, socket.AF_INET, routes(4, policy.tunnel, ifindex, policy.allow_lan))
+                await _capture(ip, socket.AF_INET, routes(4, policy.tunnel, ifindex, bool(policy.lan)))
                 tunnel = None if self.ipv6_absent else policy.tunnel
                 with contextlib.suppress(_FamilyMissing):
-                    await _capture(ip, socket.AF_INET6, routes(6, tunnel, ifindex, policy.allow_lan))
+                    await _capture(ip, socket.AF_INET6, routes(6, tunnel, ifindex, bool(policy.lan)))
         except (NetlinkError, OSError) as err:
             raise HostError("apply the routes", _sentence(err)) from err
 
@@ -120,7 +120,7 @@ class LinuxRoutes:
             tunnel6 = policy.tunnel if _has_ipv6(policy.tunnel) else None
             async with requests() as ip:
                 for family, version, tunnel in ((socket.AF_INET, 4, policy.tunnel), (socket.AF_INET6, 6, tunnel6)):
-                    wanted = routes(version, tunnel, ifindex, policy.allow_lan) if policy.capture else []
+                    wanted = routes(version, tunnel, ifindex, bool(policy.lan)) if policy.capture else []
                     with contextlib.suppress(_FamilyMissing):
                         if not await _follows(ip, family, [OURS] if policy.capture else [], wanted):
                             return False

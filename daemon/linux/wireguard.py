@@ -38,7 +38,7 @@ from policies.states import Cause
 log = structlog.get_logger()
 
 MTU = 1420  # bytes: 1500 less the longest overhead, IPv6 40 + UDP 8 + WireGuard 32
-MTU_LEAST = 1280  # bytes: below it the kernel takes IPv6 off the link (RFC 8200, section 5)
+MTU_LEAST = 1280  # bytes, where the tunnel has IPv6: below it the kernel takes IPv6 off the link (RFC 8200, 5)
 
 # --- time, all in seconds ---------------------------------------------------------------------------------------------
 CONNECT_LOOKS = (0.01, 0.02, 0.05)  # between looks for the first handshake, the last repeated; one takes 0.5 ms
@@ -282,13 +282,18 @@ def main_peer(profile: WireGuardProfile) -> WireGuardPeer:
     """
     if not profile.peers:
         raise HostError("open the tunnel", f"the profile {profile.name} has no peer")
-    return min(profile.peers, key=lambda peer: min((net.prefixlen for net in peer.allowed_ips), default=129))
+    callable_peers = [peer for peer in profile.peers if peer.host] or profile.peers
+    return min(callable_peers, key=lambda peer: min((net.prefixlen for net in peer.allowed_ips), default=129))
 
 
 def _connectable(peer: WireGuardPeer, main: bool) -> WireGuardPeer:
     """The peer with one address this machine can use, and something to say. Raises HostError."""
+    if not peer.host and not main:
+        return peer  # it calls us, or nobody does
     usable = [address for address in peer.addresses if address.version == 4 or _has_ipv6()]
     if not usable:
+        if not peer.host:
+            raise HostError("open the tunnel", "the profile's peer has no endpoint to call")
         why = "its name was not resolved" if not peer.addresses else "it has IPv6 addresses only, and IPv6 is off here"
         raise HostError(f"open the tunnel to {peer.host}", why)
     keepalive = CONNECT_KEEPALIVE if main and peer.keepalive == 0 else peer.keepalive
@@ -319,7 +324,8 @@ async def _configure_link(profile: WireGuardProfile) -> tuple[int, tuple[Interfa
         ifindex = await _find_link(ip)
         if ifindex is None:
             raise HostError("configure the tunnel link", f"{TUNNEL_IFNAME} is gone")
-        await ip.link("set", index=ifindex, mtu=max(profile.mtu or MTU, MTU_LEAST))
+        mtu = profile.mtu or MTU
+        await ip.link("set", index=ifindex, mtu=max(mtu, MTU_LEAST) if any(one.version == 6 for one in usable) else mtu)
         for address in usable:
             # NOPREFIXROUTE: the length stays as in the profile, but no route appears that is not routes.py's.
             flags = IFA_F_NOPREFIXROUTE | (IFA_F_NODAD if address.version == 6 else 0)

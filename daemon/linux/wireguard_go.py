@@ -238,7 +238,8 @@ def _peer_lines(peer: WireGuardPeer) -> Iterator[str]:
     yield f"public_key={peer.public_key.hex()}"
     if peer.preshared_key is not None:
         yield f"preshared_key={peer.preshared_key.hex()}"
-    yield f"endpoint={_socket_address(peer.endpoints[0])}"
+    if peer.endpoints:
+        yield f"endpoint={_socket_address(peer.endpoints[0])}"
     yield f"persistent_keepalive_interval={peer.keepalive}"
     yield "replace_allowed_ips=true"
     for network in peer.allowed_ips:

@@ -15,9 +15,10 @@ import contextlib
 import errno
 import functools
 import importlib
-from base64 import b64decode, b64encode
+import struct
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from daemon.host import HostError
@@ -33,6 +34,20 @@ REPLACE_PEERS = 1  # enum wgdevice_flag
 REMOVE, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
 AF_INET, AF_INET6 = 2, 10
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300  # linux/netlink.h
+# The attributes of a reply in their order, as pyroute2 wants them: "none" skips one. Skipped are the secrets, and the
+# allowed networks, of which there may be thousands.
+DEVICE_REPLY = (*((f"WGDEVICE_A_{number}", "none") for number in range(8)), ("WGDEVICE_A_PEERS", "*peer"))
+PEER_REPLY = (
+    ("WGPEER_A_UNSPEC", "none"),
+    ("WGPEER_A_PUBLIC_KEY", "cdata"),
+    ("WGPEER_A_PRESHARED_KEY", "none"),
+    ("WGPEER_A_FLAGS", "none"),
+    ("WGPEER_A_ENDPOINT", "cdata"),
+    ("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", "none"),
+    ("WGPEER_A_LAST_HANDSHAKE_TIME", "cdata"),
+    ("WGPEER_A_RX_BYTES", "uint64"),
+    ("WGPEER_A_TX_BYTES", "uint64"),
+)
 # A netlink attribute is 64 KiB at most and one allowed network takes up to 40 bytes of it: the rest goes into further
 # messages, as the comment in linux/wireguard.h says.
 NETWORKS_PER_MESSAGE = 1000
@@ -128,12 +143,12 @@ def configuration(profile: WireGuardProfile) -> Iterator[dict[str, Any]]:
 
 def _peer_changes(peer: WireGuardPeer) -> Iterator[dict[str, Any]]:
     first, *rest = _portions(peer)
-    endpoint = peer.endpoints[0]
     one: dict[str, Any] = {"public_key": peer.public_key, "flags": REPLACE_ALLOWED_IPS, "networks": first}
     if peer.preshared_key is not None:
         one["preshared_key"] = peer.preshared_key
-    one |= {"endpoint": (str(endpoint.address), endpoint.port), "keepalive": peer.keepalive}
-    yield {"peers": [one]}
+    if peer.endpoints:
+        one["endpoint"] = (str(peer.endpoints[0].address), peer.port)
+    yield {"peers": [one | {"keepalive": peer.keepalive}]}
     for portion in rest:
         yield {"peers": [{"public_key": peer.public_key, "flags": UPDATE_ONLY, "networks": portion}]}
 
@@ -142,15 +157,27 @@ def parse_peers(message: Any) -> dict[bytes, PeerState]:
     """The peers of one decoded reply by public key."""
     peers = {}
     for peer in message.get_attr("WGDEVICE_A_PEERS") or ():
-        time = peer.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME") or {}
-        at = peer.get_attr("WGPEER_A_ENDPOINT")
-        peers[b64decode(peer.get_attr("WGPEER_A_PUBLIC_KEY"))] = PeerState(
+        seconds, nanoseconds = struct.unpack("=qq", peer.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME") or bytes(16))
+        peers[bytes(peer.get_attr("WGPEER_A_PUBLIC_KEY"))] = PeerState(
             rx=peer.get_attr("WGPEER_A_RX_BYTES") or 0,
             tx=peer.get_attr("WGPEER_A_TX_BYTES") or 0,
-            handshake=time.get("tv_sec", 0) + time.get("tv_nsec", 0) / 1e9,
-            endpoint=Endpoint(ip_address(at["addr"]), at["port"]) if at else None,
+            handshake=seconds + nanoseconds / 1e9,
+            endpoint=_endpoint(peer.get_attr("WGPEER_A_ENDPOINT")),
         )
     return peers
+
+
+def _endpoint(data: bytes | None) -> Endpoint | None:
+    """A struct sockaddr_in or sockaddr_in6 (linux/in.h, linux/in6.h)."""
+    if not data:
+        return None
+    (family,) = struct.unpack_from("=H", data)
+    (port,) = struct.unpack_from("!H", data, 2)
+    if family == AF_INET:
+        return Endpoint(IPv4Address(data[4:8]), port)
+    (scope,) = struct.unpack_from("=I", data, 24)
+    address = IPv6Address(data[8:24])
+    return Endpoint(IPv6Address(f"{address}%{scope}") if scope else address, port)
 
 
 def _portions(peer: WireGuardPeer) -> list[tuple[IPv4Network | IPv6Network, ...]]:
@@ -205,24 +232,15 @@ class _Classes:
     """pyroute2's classes for the family, loaded when the kernel has it: other machines spare the import."""
 
     def __init__(self) -> None:
-        wireguard = importlib.import_module("pyroute2.netlink.generic.wireguard")
-        self.socket: Any = type(
-            "Socket", (wireguard.AsyncGenericNetlinkSocket,), {"module_err_level": "debug"}
-        )  # a missing family is our answer, not an error of the log
-        self.request: Any = wireguard.wgmsg
-        # "none" skips an attribute. The networks are skipped because nobody asks for them and there may be thousands.
-        peer_class = type("wgdevice_peer", (wireguard.wgmsg.wgdevice_peer,), {
-            "nla_map": _without(wireguard.wgmsg.wgdevice_peer, "WGPEER_A_PRESHARED_KEY", "WGPEER_A_ALLOWEDIPS"),
-        })  # fmt: skip
-        self.reply: Any = type("wgmsg", (wireguard.wgmsg,), {
-            "nla_map": _without(wireguard.wgmsg, "WGDEVICE_A_PRIVATE_KEY"), "wgdevice_peer": peer_class,
-        })  # fmt: skip
+        generic = importlib.import_module("pyroute2.netlink.generic.wireguard")
+        # A missing family is an answer of ours, not an error for the log.
+        self.socket: Any = type("Socket", (generic.AsyncGenericNetlinkSocket,), {"module_err_level": "debug"})
+        self.request: Any = generic.wgmsg
+        # Not derived from wgmsg: pyroute2 compiles a class's map once and its children inherit the compiled one.
+        peer = type("peer", (generic.nla,), {"nla_flags": generic.NLA_F_NESTED, "nla_map": PEER_REPLY})
+        self.reply: Any = type("reply", (generic.genlmsg,), {"nla_map": DEVICE_REPLY, "peer": peer})
 
 
 @functools.cache
 def _classes() -> _Classes:
     return _Classes()
-
-
-def _without(message: Any, *secret: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name, "none" if name in secret else kind) for name, kind in message.nla_map)

@@ -32,7 +32,7 @@ IDLE = Status(
     state="idle",
     target="unprotected",
     protected=False,
-    blocking=True,
+    blocking=False,
     cause=None,
     cause_text=None,
     profile=None,
@@ -50,7 +50,7 @@ IDLE = Status(
 KNOWN = KnownNetwork("Home", "486f6d65", "wpa2", "ignore", None, True, "user")
 PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
 CONNECTED = {
-    "state": "connected", "target": "protected", "protected": True, "profile": "home", "server": "198.51.100.7:51820",
+    "state": "connected", "target": "protected", "protected": True, "blocking": True, "profile": "home", "server": "198.51.100.7:51820",
 }  # fmt: skip
 
 
@@ -86,18 +86,18 @@ class FakeService:
             case "broken":
                 raise RuntimeError("private key 0123")
             case "slow":
-                self.change(state="connecting", target="protected", cause="server-unreachable", cause_text="No answer.")
+                self.change(state="connecting", target="protected", blocking=True, cause="server-unreachable", cause_text="No answer.")
             case "none":
-                self.change(state="blocked", target="protected", cause="no-profile", cause_text="No profile.")
+                self.change(state="blocked", target="protected", blocking=True, cause="no-profile", cause_text="No profile.")
             case None | "home":
-                self.change(state="connecting", target="protected")
+                self.change(state="connecting", target="protected", blocking=True)
                 asyncio.get_running_loop().call_soon(lambda: self.change(**CONNECTED))
             case _:
                 raise ServiceError(Error.NO_SUCH_PROFILE, f"Profile {profile}", "it is not stored.", "Import it.")
 
     async def disconnect(self, caller: Caller) -> None:
         self._note("disconnect", caller)
-        self.change(state="idle", target="unprotected", protected=False, profile=None, server=None)
+        self.change(state="idle", target="unprotected", protected=False, blocking=False, profile=None, server=None)
 
     async def reconnect(self, caller: Caller) -> None:
         self._note("reconnect", caller)

@@ -170,7 +170,7 @@ def test_properties() -> None:
         assert {name: (value.signature, value.value) for name, value in reply.body[0].items()} == {
             "State": ("s", "idle"),
             "Protected": ("b", False),
-            "Blocking": ("b", True),
+            "Blocking": ("b", False),
             "Cause": ("s", ""),
             "Profile": ("s", ""),
             "Since": ("t", 1_700_000_000),

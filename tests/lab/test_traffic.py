@@ -11,7 +11,7 @@ from lab.topology import Laboratory
 
 pytestmark = pytest.mark.netns
 
-CLOSED = "table inet closed { chain output { type filter hook output priority 0; policy drop; } }"
+CLOSED = "table inet closed { chain output { type filter hook output priority 0; policy drop; }; }"
 
 
 def test_every_kind_is_answered_on_an_open_machine(lab: Laboratory) -> None:

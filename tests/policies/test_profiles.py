@@ -358,7 +358,7 @@ WHOLE = {
     "before any section": (f"MTU = 1400\n{VALID}", 1, "MTU", "before any section"),
     "script before any section": (f"PostUp = id\n{VALID}", 1, "PostUp", "before any section"),
     "mebibyte": (f"{VALID}#{'x' * MAX_BYTES}", 0, "text", "more than 1048576 bytes"),
-    "mebibyte of bytes": (f"{VALID}#{'é' * (MAX_BYTES // 2)}", 0, "text", "more than 1048576 bytes"),
+    "a byte too many": (f"{VALID}#{'x' * (MAX_BYTES - len(VALID))}", 0, "text", "more than 1048576 bytes"),
     "lone surrogate": (f"{VALID}#\ud800", 0, "text", "not valid UTF-8"),
 }
 
@@ -366,6 +366,12 @@ WHOLE = {
 @pytest.mark.parametrize("text, line, directive, problem", WHOLE.values(), ids=WHOLE.keys())
 def test_refused_as_a_whole(text: str, line: int, directive: str, problem: str) -> None:
     assert_refused(text, line, directive, problem, "")
+
+
+def test_a_misspelt_directive_is_not_repeated() -> None:
+    """It can be the end of a broken line, and so of a key."""
+    error = refusal(f"{INTERFACE}PrivateKeyQ7x= {OTHER}\n{PEER}")
+    assert "did you mean PrivateKey?" in error.remedy and "Q7x" not in str(error).lower() + str(error)
 
 
 def test_the_largest_text_is_read() -> None:
@@ -554,7 +560,8 @@ FRAGMENTS = st.sampled_from(
     [
         *VALID.splitlines(keepends=True), *KEYS, "\n", "\r\n", "=", " ", "#", "[", "]", ",", "\0", "\x1b", "é",
         "\ud800", "PostUp = id\n", "[Peer]\n", "[Interface]\n", "PrivateKey = ", "PublicKey = ", "PresharedKey = ",
-        "AllowedIPs = ", "Endpoint = ", "DNS = ", "MTU = ", "0.0.0.0/0", "::/0", "vpn.example.com", ":51820", "Table = ", "off", "65536",
+        "AllowedIPs = ", "Endpoint = ", "DNS = ", "MTU = ", "0.0.0.0/0", "::/0", "vpn.example.com", ":51820",
+        "Table = ", "off", "65536",
     ]
 )  # fmt: skip
 TEXTS = st.text(st.one_of(st.characters(max_codepoint=0x2FF), st.sampled_from("\u2028\ud800\U0001f600\ufeff")))

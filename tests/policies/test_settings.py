@@ -155,6 +155,11 @@ def test_unidentified_is_never_laxer_than_unsecured(wifi: str, unidentified: Wif
     assert parse_settings(f"[wifi]\n{wifi}").wifi.unidentified is unidentified
 
 
+def test_retries_may_all_wait_alike() -> None:
+    tunnel = parse_settings("[tunnel]\nretry_first = '30s'").tunnel
+    assert tunnel.retry_first == tunnel.retry_longest == 30.0
+
+
 @pytest.mark.parametrize(
     "written, seconds", [("1s", 1.0), ("1500ms", 1.5), ("2m", 120.0), ("0.05h", 180.0), ("1.25s", 1.25), ("5m", 300.0)]
 )
@@ -446,7 +451,7 @@ SYNTAX = {
     "dots": (f"a = 1\n{'a.' * 70}b = 1", 2, 0),
     "lone surrogate": ("a = 1\nb = '\ud800'", 2, 0),
     "mebibyte": (f"a = 1\n#{'x' * MAX_BYTES}", 1, 0),
-    "mebibyte of bytes": (f"#{'é' * (MAX_BYTES // 2)}", 1, 0),
+    "a byte too many": (f"#{'é' * (MAX_BYTES // 2)}", 1, 0),
 }
 
 

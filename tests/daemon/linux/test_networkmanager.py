@@ -263,7 +263,7 @@ async def aside(call: Callable[..., object], *args: object) -> None:
 
 
 def update(stand_in: NetworkManagerStandIn, path: str, interface: str, changed: dict[str, Variant]) -> None:
-    stand_in.client.call(NAME, path, "org.freedesktop.DBus.Mock.UpdateProperties", "sa{sv}", interface, changed)
+    stand_in._update(path, interface, changed)
 
 
 def active_point(stand_in: NetworkManagerStandIn) -> str:
@@ -553,10 +553,13 @@ def test_networkmanager_hangs(host: Host, stand_in: NetworkManagerStandIn) -> No
         async with watching(host, patience=0.1) as watched:
             await watched.until(AT_HOME)
             stand_in._process.send(signal.SIGSTOP)
-            start = time.monotonic()
-            assert await watched.source.read() == {}
-            assert time.monotonic() - start < 1
-            stand_in._process.send(signal.SIGCONT)
+            try:
+                start = time.monotonic()
+                assert await watched.source.read() == {}
+                assert time.monotonic() - start < 1
+            finally:
+                # nsenter stops itself with its program; stopped for ever it would keep the host's end waiting.
+                stand_in._process._wrapper.send_signal(signal.SIGCONT)
             await watched.until(AT_HOME)  # it announces nothing: the source itself asks again
 
     run(work)
@@ -573,10 +576,10 @@ def test_the_bus_comes_late_and_is_restarted(host: Host) -> None:
                 await aside(stand_in.associating)
                 await aside(stand_in.associated, point)
                 await watched.until(wanted)
+                await aside(stand_in.close)
                 await aside(bus.kill)
                 await watched.until({})
                 await aside(host.run, "rm", "-f", SOCKET)
-                await aside(stand_in.close)
 
     run(work)
 

@@ -25,6 +25,7 @@ from policies.states import Phase
 T = TypeVar("T")
 GOLDEN = Path(__file__).parents[2] / "golden" / "nft"
 
+HOME = frozenset({"wlan0"})
 SERVER4 = Endpoint(ip_address("203.0.113.7"), 51820)
 SERVER6 = Endpoint(ip_address("2001:db8:7::1"), 51820)
 BOTH = Tunnel(
@@ -46,14 +47,14 @@ CASES: dict[str, FirewallPolicy] = {
         Phase.CONNECTING, cleared=frozenset({"wlan0"}), servers=(SERVER4,), guarded=GUARDED
     ),
     "reconnecting-allow-lan": FirewallPolicy(
-        Phase.RECONNECTING, servers=(SERVER4, SERVER6), guarded=GUARDED, allow_lan=True, capture=True
+        Phase.RECONNECTING, servers=(SERVER4, SERVER6), guarded=GUARDED, lan=HOME, capture=True
     ),
     "connected": CONNECTED,
     "connected-v4-only": replace(CONNECTED, tunnel=ONLY4, guarded=GUARDED[:1]),
-    "connected-allow-lan": replace(CONNECTED, allow_lan=True),
+    "connected-allow-lan": replace(CONNECTED, lan=HOME),
     "connected-tcp-server": replace(CONNECTED, servers=(Endpoint(ip_address("203.0.113.7"), 443, "tcp"),)),
     "blocked": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, capture=True),
-    "blocked-allow-lan": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, allow_lan=True, capture=True),
+    "blocked-allow-lan": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, lan=HOME, capture=True),
     "disconnecting": FirewallPolicy(Phase.DISCONNECTING, guarded=GUARDED, capture=True),
 }
 

@@ -38,6 +38,7 @@ TUNNEL = Tunnel(
     (ip_address("10.66.0.1"), ip_address("fd66::1")),
 )
 GUARDED = tuple(address.ip for address in TUNNEL.addresses)
+HOME = frozenset({"eth0", "ctr0"})
 SERVERS = (Endpoint(ip_address("203.0.113.7"), 51820), Endpoint(ip_address("2001:db8:7::1"), 51820))
 LAN_SERVERS = (Endpoint(ip_address("192.168.7.9"), 51820),)
 
@@ -49,13 +50,13 @@ POLICIES = {
     "idle, nothing cleared": FirewallPolicy(Phase.IDLE, guarded=GUARDED),
     "held": FirewallPolicy(Phase.HELD, guarded=GUARDED, capture=True),
     "connecting": CONNECTING,
-    "connecting, LAN": replace(CONNECTING, allow_lan=True),
-    "connecting, server in the LAN": replace(CONNECTING, servers=LAN_SERVERS, allow_lan=True),
+    "connecting, LAN": replace(CONNECTING, lan=HOME),
+    "connecting, server in the LAN": replace(CONNECTING, servers=LAN_SERVERS, lan=HOME),
     "connected": CONNECTED,
-    "connected, LAN": replace(CONNECTED, allow_lan=True),
+    "connected, LAN": replace(CONNECTED, lan=HOME),
     "reconnecting": replace(CONNECTING, phase=Phase.RECONNECTING),
     "blocked": BLOCKED,
-    "blocked, LAN": replace(BLOCKED, allow_lan=True),
+    "blocked, LAN": replace(BLOCKED, lan=HOME),
     "disconnecting": replace(BLOCKED, phase=Phase.DISCONNECTING),
 }
 
@@ -116,7 +117,7 @@ ME4, ME6, LOCAL6 = "192.168.7.2", "fd07::2", "fe80::2"
 ALL = frozenset(POLICIES)
 NEVER: frozenset[str] = frozenset()
 IDLE = frozenset({"idle"})
-LAN = frozenset(name for name, policy in POLICIES.items() if policy.allow_lan) | IDLE
+LAN = frozenset(name for name, policy in POLICIES.items() if policy.lan) | IDLE
 SERVER = frozenset(name for name, policy in POLICIES.items() if policy.servers == SERVERS)
 LAN_SERVER = frozenset({"connecting, server in the LAN"})
 TUNNELLED = frozenset({"connected", "connected, LAN"})
@@ -137,6 +138,7 @@ PROBES = (
     Probe("wlan udp4", lambda data: ip4(UDP, "192.168.8.2", "198.51.100.1", udp(4000, 9999, data)), NEVER, "wlan0"),
     Probe("wlan dns4", lambda data: ip4(UDP, "192.168.8.2", "198.51.100.1", udp(4000, 53, data)), NEVER, "wlan0"),
     Probe("wlan udp6", lambda data: ip6(UDP, "fd08::2", "2001:db8::1", udp(4000, 9999, data)), NEVER, "wlan0"),
+    Probe("wlan lan", lambda data: ip4(UDP, "192.168.8.2", "192.168.8.1", udp(4000, 9999, data)), NEVER, "wlan0"),
     # DNS, also to the local network and inside extension headers
     Probe("dns4", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), IDLE),
     Probe("dns6", lambda data: ip6(UDP, ME6, "2001:db8::1", udp(4000, 53, data)), IDLE),
@@ -447,7 +449,7 @@ def test_l10_a_flow_from_before_the_block_dies_at_once(place: Place) -> None:
 def test_replacing_the_table_under_traffic_leaks_nothing(place: Place) -> None:
     """300 replacements while 2 threads send: one commit each, and no packet slips between two rulesets."""
     probes = [probe for probe in PROBES if probe.name in ("udp4", "udp6", "dns4", "server unmarked")]
-    policies = [BLOCKED, CONNECTING, CONNECTED, replace(BLOCKED, allow_lan=True), POLICIES["held"]]
+    policies = [BLOCKED, CONNECTING, CONNECTED, replace(BLOCKED, lan=HOME), POLICIES["held"]]
     stop = threading.Event()
     sent = [0, 0]
 
@@ -650,7 +652,7 @@ def test_l5_forwarded_packets_go_through_the_tunnel(place: Place) -> None:
     try:
         place.set(CONNECTED)
         assert forwarded(place) == {("web", "tunwarden0"), ("web6", "tunwarden0")}
-        place.set(replace(CONNECTED, allow_lan=True))
+        place.set(replace(CONNECTED, lan=HOME))
         assert forwarded(place) == {("web", "tunwarden0"), ("web6", "tunwarden0"), ("lan", "eth0")}
     finally:
         place.laptop.ip("route del default via 10.66.0.1 dev tunwarden0 metric 5",

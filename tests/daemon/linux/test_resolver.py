@@ -297,10 +297,7 @@ def test_a_mounted_file_is_written_in_place_and_restore_works_after_any_crash(
 
 def complete(state: object) -> bool:
     """Whether it is one of our files, whole."""
-    wholes = (TUNNEL_TEXT, AGAIN_TEXT)
-    return (
-        isinstance(state, list) and state[0] == "file" and state[1] in wholes and state[1].startswith(HEADER.decode())
-    )
+    return isinstance(state, list) and state[0] == "file" and state[1] in (TUNNEL_TEXT, AGAIN_TEXT)
 
 
 TUNNEL_TEXT = render(Tunnel("tunwarden0", (), (ip_address("198.51.100.129"),))).decode()

@@ -21,6 +21,7 @@ from daemon.linux import wireguard, wireguard_go
 from daemon.linux.wireguard import BUSY_LOOK, IDLE_LOOK, KEY_LIFE, SILENCE, Vigil, WireGuard, main_peer
 from daemon.linux.wireguard_device import PeerState, Unsupported
 from daemon.linux.wireguard_go import WireGuardGo, configuration, parse_peers, parse_reply
+from policies.facts import Endpoint
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
 
@@ -148,8 +149,20 @@ def test_configuration_is_keys_numbers_and_addresses() -> None:
 
 
 def test_e2_no_text_of_the_profile_reaches_the_socket() -> None:
-    hostile = replace(PROFILE, name="x\nprivate_key=00", peers=(replace(PEER, host="h\nset=1\nremove=true"),))
-    assert list(configuration(hostile))[5:] == list(configuration(replace(PROFILE, peers=(PEER,))))[5:]
+    renamed = replace(
+        PROFILE, name="private_key", search=("set.example",), peers=(replace(PEER, host="remove.example"),)
+    )
+    assert list(configuration(renamed)) == list(configuration(replace(PROFILE, peers=(PEER,))))
+
+
+def test_a_peer_that_cannot_be_called_is_configured_without_endpoint() -> None:
+    silent = replace(SITE, host="", port=0, addresses=())
+    assert main_peer(replace(PROFILE, peers=(replace(silent, allowed_ips=PEER.allowed_ips), PEER))) is PEER
+    assert wireguard._connectable(silent, False) is silent
+    lines = list(configuration(replace(PROFILE, peers=(silent,))))
+    assert not any(line.startswith("endpoint") for line in lines)
+    with pytest.raises(HostError, match="has no endpoint"):
+        wireguard._connectable(silent, True)
 
 
 class Fake:
@@ -266,7 +279,7 @@ def test_an_answer_becomes_peers_without_secrets() -> None:
     peers = parse_peers(parse_reply("read", ANSWER))
     assert peers[PEER.public_key].handshake == 1_700_000_000.5
     assert (peers[PEER.public_key].rx, peers[PEER.public_key].tx) == (92, 180)
-    assert str(peers[PEER.public_key].endpoint) == "Endpoint(address=IPv6Address('2001:db8::7%3'), port=443, protocol='udp')"
+    assert peers[PEER.public_key].endpoint == Endpoint(ip_address("2001:db8::7%3"), 443)
     assert peers[SITE.public_key].handshake == 0.0
     assert no_secret(repr(peers))
 

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import daemon, popen, tunwarden
+from tests.ipc.places import MEMBER, ROOT, STRANGER, public_folder
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with daemon() as place:
+        yield place
+
+
+def test_status(folder: Path) -> None:
+    ended = tunwarden(folder, "status", who=STRANGER)
+    assert (ended.code, ended.err) == (0, "")
+    first, *rest = ended.out.splitlines()
+    assert first == "Not protected: traffic leaves outside the tunnel."
+    assert "  Networks     wlan0 “Café \\x1b[31m”: open, unsecured" in rest
+    assert "               eth0 (wired) – traffic passes" in rest
+    assert "  Kill switch  on, lockdown off" in rest
+    assert "\x1b" not in ended.out
+
+
+def test_status_as_json(folder: Path) -> None:
+    for words in (("--json", "status"), ("status", "--json")):
+        status = tunwarden(folder, *words, who=STRANGER).json
+        assert isinstance(status, dict)
+        assert (status["state"], status["cause"], status["version"]) == ("idle", None, "9.8.7")
+        assert status["networks"][0]["reasons"] == [{"code": "open", "text": "The network has no encryption."}]
+
+
+@pytest.mark.parametrize("env, coloured", [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colour_is_for_terminals(folder: Path, env: dict[str, str], coloured: bool) -> None:
+    outer, inner = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "--run-folder", str(folder), "status"],
+        stdout=inner, cwd=ROOT, env={"PATH": "/usr/bin", "LANG": "C.UTF-8", "TERM": "xterm", **env},
+    ) as process:  # fmt: skip
+        process.wait(30)
+    os.close(inner)
+    shown = os.read(outer, 65536).decode()
+    os.close(outer)
+    assert shown.startswith("\x1b[31;1mNot protected" if coloured else "Not protected")
+    assert "\x1b[31m”" not in shown  # the network's name does not colour the terminal
+
+
+def test_a_terminal_without_unicode(folder: Path) -> None:
+    ended = tunwarden(folder, "status", env={"LANG": "C", "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"})
+    assert ended.code == 0
+    assert "\\u201cCaf\\xe9" in ended.out
+
+
+def test_connect_and_disconnect(folder: Path) -> None:
+    ended = tunwarden(folder, "connect", "--wait", who=MEMBER)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("Protected: connected through home (198.51.100.7:51820).")
+    assert tunwarden(folder, "reconnect", who=MEMBER).code == 0
+    ended = tunwarden(folder, "disconnect", who=MEMBER)
+    assert (ended.code, ended.out) == (0, "Not protected: traffic leaves outside the tunnel.\n")
+    ended = tunwarden(folder, "connect", "home", "--json", who=MEMBER)
+    assert isinstance(ended.json, dict)
+    assert ended.json["target"] == "protected"
+
+
+@pytest.mark.parametrize(
+    "words, code, error",
+    [
+        (("connect", "nowhere"), 1, "Profile nowhere: it is not stored. Import it."),
+        (("connect", "broken"), 1, "Manager.Connect: the service failed. See its log."),
+        (("connect", "slow", "--wait", "--timeout", "0.3"), 5, "not connected after 0.3 s"),
+        (("connect", "none", "--wait"), 1, ""),
+        (("connect", "--timeout", "-1"), 2, "usage"),
+        (("connect", "a", "b"), 2, "usage"),
+        (("reconnect",), 1, "Reconnect: there is no connection. Connect first."),
+        (("lockdown", "off"), 1, "Lockdown: the settings fix it."),
+        (("lockdown", "sideways"), 2, "usage"),
+        (("known", "forget", "Nowhere"), 1, "it is not among the saved ones"),
+        (("known", "add", "x" * 33), 1, "longer than 32 bytes"),
+        (("known",), 2, "usage"),
+        (("profiles", "import", "home", "/nonexistent/file"), 1, "No such file"),
+        (("nothing",), 2, "usage"),
+        ((), 2, "usage"),
+    ],
+)
+def test_failures(folder: Path, words: tuple[str, ...], code: int, error: str) -> None:
+    ended = tunwarden(folder, *words)
+    assert ended.code == code, ended
+    assert error in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_not_permitted(folder: Path) -> None:
+    for words in (("connect",), ("disconnect",), ("lockdown", "on"), ("profiles", "remove", "home")):
+        ended = tunwarden(folder, *words, who=STRANGER)
+        assert ended.code == 4
+        assert "Use sudo" in ended.err
+        error = tunwarden(folder, *words, "--json", who=STRANGER).json
+        assert isinstance(error, dict)
+        assert error["error"] == "org.tunwarden.Daemon1.Error.NotPermitted"
+    assert tunwarden(folder, "lockdown", "on", who=MEMBER).out == "Lockdown on.\n"
+    assert tunwarden(folder, "killswitch", "off", who=MEMBER).code == 4
+    assert tunwarden(folder, "killswitch", "off").out == "Kill switch off.\n"
+    assert tunwarden(folder, "killswitch", who=STRANGER).out == "Kill switch off.\n"
+
+
+def test_no_daemon_is_neither_off_nor_a_crash() -> None:
+    with public_folder() as folder:
+        for command in ("status", "watch", "connect", "disconnect", "networks", "killswitch"):
+            ended = tunwarden(folder, command)
+            assert ended.code == 3
+            assert "is unknown" in ended.err
+            assert "systemctl start tunwarden" in ended.err
+            assert ended.out == ""
+        error = tunwarden(folder, "status", "--json").json
+        assert isinstance(error, dict)
+        assert error["error"] == "not-running"
+
+
+def test_networks(folder: Path) -> None:
+    ended = tunwarden(folder, "networks", who=STRANGER)
+    assert ended.out.splitlines()[1].split() == [
+        "wlan0", "Café", "\\x1b[31m", "open", "unsecured", "prompt", "wifi.unsecured", "held",
+    ]  # fmt: skip
+    assert "wlan0: The network has no encryption." in ended.out
+    assert isinstance(tunwarden(folder, "networks", "--json").json, list)
+
+
+def test_known(folder: Path) -> None:
+    assert tunwarden(folder, "known", "list", who=STRANGER).out.splitlines()[1].split() == [
+        "Home", "486f6d65", "wpa2", "ignore", "yes", "user",
+    ]  # fmt: skip
+    assert tunwarden(folder, "known", "add", "Home", "--action", "ignore", "--allow-lan").code == 0
+    for name in ("Home", "486f6d65"):
+        assert tunwarden(folder, "known", "forget", name).out == "Forgot “Home”.\n"
+    assert isinstance(tunwarden(folder, "known", "list", "--json").json, list)
+
+
+def test_profiles(folder: Path, tmp_path: Path) -> None:
+    assert "198.51.100.7:51820" in tunwarden(folder, "profiles", "list", who=STRANGER).out
+    (tmp_path / "home.conf").write_text("[Interface]\nTable = off\n")
+    ended = tunwarden(folder, "profiles", "import", "home", str(tmp_path / "home.conf"))
+    assert (ended.code, ended.out.splitlines()[1]) == (0, "  line 2: Table ignored: tunwarden has its own.")
+    ended = tunwarden(folder, "profiles", "import", "home", "-", stdin="[Interface]\nPostUp = reboot\n")
+    assert ended.code == 1
+    assert "PostUp runs a program" in ended.err
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    assert "not a text" in tunwarden(folder, "profiles", "import", "home", str(tmp_path / "binary")).err
+    (tmp_path / "long").write_text("x" * ((1 << 20) + 1))
+    assert "longer than" in tunwarden(folder, "profiles", "import", "home", str(tmp_path / "long")).err
+    (tmp_path / "full").write_text("\n" * (1 << 18) + "x" * (1 << 19))
+    assert tunwarden(folder, "profiles", "import", "home", str(tmp_path / "full")).code == 0
+    assert tunwarden(folder, "profiles", "remove", "home").code == 0
+
+
+def test_settings_check_needs_no_daemon(tmp_path: Path) -> None:
+    with public_folder() as nowhere:
+        (tmp_path / "good.toml").write_text("version = 1\n")
+        ended = tunwarden(nowhere, "settings", "check", str(tmp_path / "good.toml"))
+        assert (ended.code, ended.out) == (0, f"{tmp_path}/good.toml: no errors.\n")
+        (tmp_path / "bad.toml").write_text('version = 1\n[wifi]\nsecured = "maybe"\nfoo = 1\n')
+        ended = tunwarden(nowhere, "settings", "check", str(tmp_path / "bad.toml"))
+        assert ended.code == 1
+        assert [line.partition("bad.toml:")[2][:2] for line in ended.out.splitlines()] == ["3:", "4:"]
+        problems = tunwarden(nowhere, "settings", "check", str(tmp_path / "bad.toml"), "--json").json
+        assert isinstance(problems, list)
+        assert [problem["line"] for problem in problems] == [3, 4]
+
+
+def test_watch(folder: Path) -> None:
+    with popen(folder, "watch", "--json", who=STRANGER) as process:
+        assert process.stdout is not None
+        try:
+            first = json.loads(process.stdout.readline())
+            assert (first["sequence"], first["state"]) == (1, "idle")
+            tunwarden(folder, "connect", "--wait")
+            later = [json.loads(process.stdout.readline()) for _ in range(2)]
+            assert [(one["sequence"], one["state"]) for one in later] == [(2, "connecting"), (3, "connected")]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
+
+
+def test_watch_in_words_and_into_a_pipe_that_closes(folder: Path) -> None:
+    with popen(folder, "watch") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert "idle  OPEN  wlan0 “Café \\x1b[31m”: open, unsecured" in process.stdout.readline()
+            process.stdout.close()
+            tunwarden(folder, "connect")
+            assert process.wait(10) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_watch_ends_with_the_daemon() -> None:
+    with daemon() as folder:
+        process = popen(folder, "watch")
+        assert process.stdout is not None
+        process.stdout.readline()
+    with process:
+        assert process.wait(10) == 3
+
+
+def test_help_and_version(folder: Path) -> None:
+    ended = tunwarden(folder, "--help")
+    assert ended.code == 0
+    for command in ("status", "panic-reset"):
+        assert command in ended.out
+        assert tunwarden(folder, command, "--help").code == 0
+    assert "exit codes" in ended.out
+    assert tunwarden(folder, "--version").out.startswith("tunwarden ")

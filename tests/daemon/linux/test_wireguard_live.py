@@ -1,0 +1,482 @@
+"""The driver over real wireguard-go processes at both ends, in private network namespaces."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.hosts import Host
+from lab.processes import Process
+
+pytestmark = pytest.mark.netns
+
+ROOT = Path(__file__).parents[3]
+CONSOLE = Path(__file__).with_name("wireguard_console.py")
+LINK = "tunwarden0"
+OUTSIDE = "192.0.2.1"  # the server's address
+INSIDE, CLIENT = "198.51.100.129", "198.51.100.130"  # in the tunnel
+PORT = 51820
+SINK = 9  # UDP, never answers
+
+
+class Key:
+    def __init__(self) -> None:
+        self.text = subprocess.run(["wg", "genkey"], capture_output=True, text=True, check=True).stdout.strip()
+        derived = subprocess.run(["wg", "pubkey"], input=self.text, capture_output=True, text=True, check=True)
+        self.public = derived.stdout.strip()
+
+
+def hexadecimal(key: str) -> str:
+    return base64.b64decode(key).hex()
+
+
+class Console:
+    """One `WireGuard` driver in a process of the client host."""
+
+    def __init__(self, host: Host, profile: dict[str, Any]) -> None:
+        self.process: Process = host.start(
+            sys.executable, str(CONSOLE), env={"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE
+        )
+        self.tell(json.dumps(profile))
+
+    def tell(self, line: str) -> None:
+        os.write(self.process.stdin, f"{line}\n".encode())
+
+    def answers(self, call: str) -> list[dict[str, Any]]:
+        lines = [line for line in self.process.output().splitlines() if line.startswith('{"call"')]
+        return [answer for answer in map(json.loads, lines) if answer["call"] == call]
+
+    def wait(self, call: str, count: int, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while len(found := self.answers(call)) < count:
+            assert time.monotonic() < deadline, f"{call} did not return in {timeout} s:\n{self.process.output()[-3000:]}"
+            assert self.process.running, self.process.output()[-3000:]
+            time.sleep(0.005)
+        return found[count - 1]
+
+    def ask(self, call: str, timeout: float = 10.0) -> dict[str, Any]:
+        count = len(self.answers(call)) + 1
+        self.tell(call)
+        return self.wait(call, count, timeout)
+
+    def good(self, call: str, timeout: float = 10.0) -> dict[str, Any]:
+        answer = self.ask(call, timeout)
+        assert "error" not in answer, answer
+        return answer
+
+    def connect(self) -> None:
+        self.good("open")
+        self.good("established")
+
+
+class Pair:
+    """A client and a VPN server, joined by one cable."""
+
+    def __init__(self, client: Host, server: Host) -> None:
+        self.client, self.server = client, server
+        self.client_key, self.server_key = Key(), Key()
+        self.preshared = Key().text
+        client.ip(
+            f"link add up0 type veth peer name srv0 netns {server.pid}",
+            "address add 192.0.2.2/24 dev up0", "link set up0 up", "link set lo up",
+        )  # fmt: skip
+        server.ip(f"address add {OUTSIDE}/24 dev srv0", "link set srv0 up", "link set lo up")
+        self.vpn: Process | None = None
+        self._sockets = contextlib.ExitStack()
+
+    def start_server(self) -> None:
+        server = self.server
+        server.write("/run/lab/key", self.server_key.text, 0o600)
+        server.write("/run/lab/preshared", self.preshared, 0o600)
+        self.vpn = server.start("/usr/bin/wireguard-go", "-f", "wg0", env={"WG_PROCESS_FOREGROUND": "1"})
+        deadline = time.monotonic() + 5
+        while server.run("wg", "show", "wg0", check=False).returncode:
+            assert time.monotonic() < deadline, self.vpn.output()
+        server.run(
+            "wg", "set", "wg0", "private-key", "/run/lab/key", "listen-port", str(PORT), "peer", self.client_key.public,
+            "preshared-key", "/run/lab/preshared", "allowed-ips", f"{CLIENT}/32,2001:db8:5::2/128",
+        )  # fmt: skip
+        server.ip(f"address add {INSIDE}/26 dev wg0", "link set wg0 up")
+
+    def profile(self, **changes: Any) -> dict[str, Any]:
+        peer = {
+            "public_key": hexadecimal(self.server_key.public), "preshared_key": hexadecimal(self.preshared),
+            "host": "vpn.example", "port": PORT, "allowed_ips": ["0.0.0.0/0", "::/0"], "keepalive": 25,
+            "addresses": [OUTSIDE],
+        }  # fmt: skip
+        peer |= {name: changes.pop(name) for name in tuple(changes) if name in peer}
+        profile = {
+            "private_key": hexadecimal(self.client_key.text), "addresses": [f"{CLIENT}/26", "2001:db8:5::2/64"],
+            "peers": [peer],
+        }  # fmt: skip
+        return profile | changes
+
+    def console(self, **changes: Any) -> Console:
+        return Console(self.client, self.profile(**changes))
+
+    def route(self) -> None:
+        self.client.ip(f"route add 198.51.100.128/26 dev {LINK}")
+
+    def udp(self, host: Host) -> socket.socket:
+        return self._sockets.enter_context(host.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+    def sink(self) -> socket.socket:
+        """Something in the server's tunnel that takes datagrams and answers none, not even by ICMP."""
+        sink = self.udp(self.server)
+        sink.bind((INSIDE, SINK))
+        return sink
+
+    def sender(self, port: int = SINK) -> socket.socket:
+        sender = self.udp(self.client)
+        sender.connect((INSIDE, port))
+        return sender
+
+    def processes(self) -> list[int]:
+        """wireguard-go processes of the client, as it numbers them."""
+        script = "for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = /usr/bin/wireguard-go ] && echo ${p#/proc/}; done; :"
+        return [int(pid) for pid in self.client.run("sh", "-c", script).stdout.split()]
+
+    def nothing_left(self) -> bool:
+        assert self.processes() == []
+        assert self.client.run("ip", "link", "show", LINK, check=False).returncode != 0
+        assert self.client.run("ls", "/run/wireguard").stdout == ""
+        assert self.client.run("ls", "-A", "/run/tunwarden").stdout == ""
+        return True
+
+    def close(self) -> None:
+        self._sockets.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with Host("client") as client, Host("server") as server:
+        pair = Pair(client, server)
+        pair.start_server()
+        yield pair
+        pair.close()
+
+
+def test_open_configures_all_and_touches_no_route(pair: Pair) -> None:
+    routes = [pair.client.run("ip", *family, "route").stdout for family in ((), ("-6",))]
+    console = pair.console()
+    opened, established = console.good("open"), console.good("established")
+    print("open", opened["ms"], "established", established["ms"])
+    assert opened["ms"] + established["ms"] < 1500
+    assert opened["result"].startswith(f"Tunnel(ifname='{LINK}', addresses=(IPv4Interface('{CLIENT}/26'), IPv6Interface(")
+
+    device, peer = (line.split("\t") for line in pair.client.run("wg", "show", LINK, "dump").stdout.splitlines())
+    assert device[0] == pair.client_key.text
+    assert device[2] != str(PORT), "a port of the kernel's choice"
+    assert device[3] == "0x74756e77"
+    assert peer[:4] == [pair.server_key.public, pair.preshared, f"{OUTSIDE}:{PORT}", "0.0.0.0/0,::/0"]
+    assert peer[7] == "25"
+
+    link = pair.client.run("ip", "address", "show", LINK).stdout
+    assert "mtu 1420" in link
+    assert f"inet {CLIENT}/26 scope global noprefixroute" in link
+    assert "inet6 2001:db8:5::2/64 scope global nodad noprefixroute" in link
+    assert "fe80::" not in link
+    assert [pair.client.run("ip", *family, "route").stdout for family in ((), ("-6",))] == routes
+
+
+def test_keys_are_in_no_argument_environment_log_or_file(pair: Pair) -> None:
+    console = pair.console()
+    console.connect()
+    console.good("counters")
+    console.good("answers")
+    (pid,) = pair.processes()
+    seen = {
+        "cmdline": pair.client.run("cat", f"/proc/{pid}/cmdline").stdout,
+        "environ": pair.client.run("cat", f"/proc/{pid}/environ").stdout,
+        "log": console.process.output(),
+        "run": pair.client.run("sh", "-c", "cat /run/tunwarden/* /etc/wireguard/* 2>&1; :").stdout,
+    }
+    assert seen["cmdline"] == f"/usr/bin/wireguard-go\0-f\0{LINK}\0"
+    assert set(seen["environ"].split("\0")) == {"LOG_LEVEL=error", "WG_PROCESS_FOREGROUND=1", ""}
+    assert "DEBUG:pyroute2" in seen["log"], "logs were on"
+    for where, text in seen.items():
+        for secret in (pair.client_key.text, pair.preshared):
+            raw = repr(base64.b64decode(secret))[2:-1]
+            for form in (secret, hexadecimal(secret), hexadecimal(secret).upper(), raw):
+                assert form not in text, where
+    assert pair.client.run("stat", "-c", "%a %U", f"/run/wireguard/{LINK}.sock").stdout == "600 root\n"
+    assert pair.client.run("stat", "-c", "%a %U", "/run/tunwarden/wireguard-go.pid").stdout == "600 root\n"
+
+
+def test_close_leaves_nothing_and_can_be_repeated(pair: Pair) -> None:
+    console = pair.console()
+    console.good("close")
+    console.connect()
+    first, second = console.good("close"), console.good("close")
+    print("close", first["ms"], "again", second["ms"])
+    assert pair.client.run("ls", "-A", "/run/tunwarden").stdout == ""
+    assert pair.nothing_left()
+    assert console.good("counters")["result"] == "None"
+    console.connect()  # and it can be opened again
+
+
+@pytest.mark.parametrize("how", ["kill", "delete", "down"])
+def test_the_end_of_process_or_link_is_noticed_at_once(pair: Pair, how: str) -> None:
+    console = pair.console()
+    console.connect()
+    console.tell("dead")
+    time.sleep(0.3)
+    started = time.monotonic()
+    match how:
+        case "kill":
+            pair.client.run("kill", "-KILL", str(pair.processes()[0]))
+        case "delete":
+            pair.client.ip(f"link delete {LINK}")
+        case "down":
+            pair.client.ip(f"link set {LINK} down")
+    answer = console.wait("dead", 1, 2.0)
+    print(how, round((time.monotonic() - started) * 1000), "ms:", answer["result"])
+    words = {"kill": "ended|removed", "delete": "ended|removed", "down": "switched off"}[how]
+    assert re.search(words, answer["result"])
+    console.good("close")
+    assert pair.nothing_left()
+
+
+def test_a_dead_server_is_noticed_within_seconds_of_traffic(pair: Pair) -> None:
+    """Traffic flows both ways, then the server is gone: silence 3 s, found at the next look, probed for 2 s."""
+    console = pair.console()
+    console.connect()
+    pair.route()
+    echo, sender = pair.udp(pair.server), pair.sender(7)
+    echo.bind((INSIDE, 7))
+    stop = threading.Event()
+
+    def answer() -> None:
+        echo.settimeout(0.2)
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError, OSError):
+                data, client = echo.recvfrom(100)
+                echo.sendto(data, client)
+
+    def ask() -> None:
+        while not stop.wait(0.1):
+            with contextlib.suppress(OSError):
+                sender.send(b"?")
+
+    threads = [threading.Thread(target=work) for work in (answer, ask)]
+    for thread in threads:
+        thread.start()
+    try:
+        console.tell("dead")
+        time.sleep(7)
+        assert not console.answers("dead"), "alive so far"
+        assert pair.vpn is not None
+        pair.vpn.send(signal.SIGSTOP)  # silence: no ICMP, the socket still there
+        started = time.monotonic()
+        result = console.wait("dead", 1, 12)
+        took = time.monotonic() - started
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    print(f"noticed after {took:.1f} s: {result['result']}")
+    assert "answers nothing" in result["result"]
+    assert took < 7.5
+
+
+def test_a_server_that_died_during_a_pause_is_noticed_within_seconds_of_the_first_packet(pair: Pair) -> None:
+    console = pair.console()
+    console.connect()
+    pair.route()
+    console.tell("dead")
+    assert pair.vpn is not None
+    pair.vpn.send(signal.SIGSTOP)
+    time.sleep(0.5)
+    sender = pair.sender()
+    started = time.monotonic()
+    sender.send(b"?")
+    console.wait("dead", 1, 12)
+    took = time.monotonic() - started
+    print(f"noticed after {took:.1f} s")
+    assert took < 8.0
+
+
+def test_traffic_one_way_over_a_live_tunnel_is_never_called_dead(pair: Pair) -> None:
+    console = pair.console()
+    console.connect()
+    pair.route()
+    sink, sender = pair.sink(), pair.sender()
+    sink.setblocking(False)
+    console.tell("dead")
+    sent, got, last = 0, 0, 0
+    end = time.monotonic() + 16
+    while time.monotonic() < end:
+        sender.send(sent.to_bytes(4))
+        sent += 1
+        time.sleep(0.01)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                last = int.from_bytes(sink.recv(100))
+                got += 1
+    assert not console.answers("dead")
+    handshakes = re.search(r"rx=(\d+), tx=(\d+)", console.good("counters")["result"])
+    assert handshakes is not None
+    rx, tx = (int(number) for number in handshakes.groups())
+    print(f"sent {sent}, arrived {got}, rx {rx} bytes in 16 s")
+    assert rx >= 92 * 3, "the probes were answered"
+    assert tx > sent * 64, "the counters go on over a probe"
+    assert last >= sent - 3
+    assert sent - got <= 8, "a probe costs a packet or two"
+
+
+def test_an_idle_tunnel_costs_next_to_no_wakeups(pair: Pair) -> None:
+    console = pair.console()
+    console.connect()
+    console.tell("dead")
+    time.sleep(1)
+
+    def wakeups() -> int:
+        status = Path(f"/proc/{console.process.pid}/status").read_text()
+        return sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", status))
+
+    before = wakeups()
+    time.sleep(10)
+    woken = wakeups() - before
+    print(f"{woken} context switches in 10 s")
+    assert woken <= 20, "two looks at the counters, a handful of switches each"
+    assert not console.answers("dead")
+
+
+@pytest.mark.parametrize("found_by", ["pid file", "socket", "link"])
+def test_what_a_killed_daemon_left_is_found_and_removed(pair: Pair, found_by: str) -> None:
+    console = pair.console()
+    console.connect()
+    (orphan,) = pair.processes()
+    console.process.kill()
+    assert pair.processes() == [orphan], "it outlives the daemon: nothing leaks meanwhile"
+    match found_by:
+        case "pid file":
+            # Bound to another inode, the socket answers nobody; only the file tells.
+            pair.client.run("mount", "--bind", "/dev/null", f"/run/wireguard/{LINK}.sock")
+        case "socket":
+            pair.client.run("rm", "/run/tunwarden/wireguard-go.pid")
+        case "link":
+            pair.client.write("/run/tunwarden/wireguard-go.pid", "garbage", 0o600)
+    successor = pair.console()
+    if found_by == "pid file":
+        successor.ask("close")
+        pair.client.run("umount", f"/run/wireguard/{LINK}.sock")
+    else:
+        successor.good("close")
+    assert orphan not in pair.processes()
+    successor.good("close")
+    assert pair.nothing_left()
+    successor.connect()
+
+
+def test_open_takes_over_from_a_killed_daemon(pair: Pair) -> None:
+    console = pair.console()
+    console.connect()
+    console.process.kill()
+    successor = pair.console()
+    successor.connect()
+    assert len(pair.processes()) == 1
+
+
+def test_a_stopped_process_is_killed_in_bounded_time(pair: Pair) -> None:
+    console = pair.console()
+    console.connect()
+    (pid,) = pair.processes()
+    pair.client.run("kill", "-STOP", str(pid))
+    took = console.good("close")["ms"]
+    print("close of a stopped process", took, "ms")
+    assert took < 4000
+    assert pair.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"mtu": 65535}, "configure the tunnel link"),
+        ({"addresses": [f"{CLIENT}/26", f"{CLIENT}/26"]}, "configure the tunnel link: "),
+    ],
+)
+def test_a_failure_half_way_leaves_nothing(pair: Pair, changes: dict[str, Any], why: str) -> None:
+    console = pair.console(**changes)
+    error = console.ask("open")["error"]
+    assert error.startswith(f"tunnel-failed: {why}"), error
+    assert pair.nothing_left()
+
+
+def test_a_taken_name_is_taken_back(pair: Pair) -> None:
+    """The name is ours: a link of that name, whoever made it, goes."""
+    pair.client.ip(f"link add {LINK} type veth peer name other0")
+    pair.console().connect()
+
+
+def test_without_the_tun_device_the_process_tells_why(pair: Pair) -> None:
+    pair.client.run("mount", "--bind", "/dev/null", "/dev/net/tun")
+    error = pair.console().ask("open")["error"]
+    print(error)
+    assert "wireguard-go ended (exit status 1)" in error
+    pair.client.run("umount", "/dev/net/tun")
+    assert pair.nothing_left()
+
+
+@pytest.mark.parametrize("after", [0.0005, 0.002, 0.005, 0.008, 0.011, 0.014])
+def test_open_can_be_cancelled_anywhere(pair: Pair, after: float) -> None:
+    console = pair.console()
+    console.connect()  # everything is imported and warm, so that the times mean something
+    console.good("close")
+    console.ask(f"open-cancelled {after}")
+    console.good("close")
+    assert pair.nothing_left()
+    console.connect()
+
+
+def test_a_profile_without_keepalive_connects_and_then_sends_none(pair: Pair) -> None:
+    console = pair.console(keepalive=0)
+    console.connect()
+    assert pair.client.run("wg", "show", LINK, "persistent-keepalive").stdout.endswith("\toff\n")
+    console.good("answers")
+    assert pair.client.run("wg", "show", LINK, "persistent-keepalive").stdout.endswith("\toff\n")
+
+
+def test_without_ipv6_its_addresses_are_left_out(pair: Pair) -> None:
+    pair.client.sysctl(("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1"))
+    console = pair.console(addresses=["2001:db8::99", OUTSIDE])
+    console.good("close")
+    opened = Console(pair.client, pair.profile(mtu=1200)).good("open")
+    assert "IPv6Interface" not in opened["result"]
+    assert "mtu 1200" in pair.client.run("ip", "link", "show", LINK).stdout, "the least of IPv6 does not bind it"
+
+
+def test_a_first_packet_that_is_lost_costs_a_second_not_five(pair: Pair) -> None:
+    pair.server.run("nft", "add table inet lost; add chain inet lost in { type filter hook input priority 0; };"
+                    " add rule inet lost in udp dport 51820 drop")  # fmt: skip
+    console = pair.console()
+    console.good("open")
+    console.tell("established")
+    time.sleep(0.5)
+    pair.server.run("nft", "delete", "table", "inet", "lost")
+    took = console.wait("established", 1, 4.0)["ms"]
+    print("established after a lost packet", took, "ms")
+    assert 400 < took < 2500
+
+
+def test_established_ends_when_the_process_does(pair: Pair) -> None:
+    console = pair.console(port=PORT + 1)
+    console.good("open")
+    console.tell("established")
+    time.sleep(0.2)
+    pair.client.run("kill", "-KILL", str(pair.processes()[0]))
+    assert console.wait("established", 1, 2.0)["error"].startswith("tunnel-failed: connect to the VPN server")
