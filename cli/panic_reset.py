@@ -84,7 +84,7 @@ def _delete_routes(family: str) -> tuple[bool, str]:
 
 
 def _call(*command: str) -> tuple[int, str]:
-    """Exit code (negative: it did not run to its end) and errors of a program: absolute path, no shell, our environment."""
+    """Exit code (negative: it did not end by itself) and errors. Absolute paths, no shell, an environment of ours."""
     try:
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

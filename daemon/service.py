@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
 import structlog
+from pydantic import ValidationError
 
 from daemon import status as tell
 from daemon.host import HostError
@@ -68,7 +69,7 @@ class DaemonService:
             counters = None
         return replace(self.feed.status, rx_bytes=counters.rx, tx_bytes=counters.tx) if counters else self.feed.status
 
-    def watch(self, caller: Caller) -> AsyncIterator[interface.Status]:
+    def watch(self, caller: Caller) -> AsyncGenerator[interface.Status, None]:
         return self.feed.watch()
 
     async def get_version(self, caller: Caller) -> str:
@@ -173,7 +174,7 @@ class DaemonService:
             name, joined = self._named(ssid, ssid_hex)
             if profile and profile not in self._loop.profiles:
                 raise no_such_profile(profile)
-            minimum = Security(security) if security else joined.security if joined else Security.WPA2
+            minimum = Security(security) if security else joined.offered if joined else Security.WPA2
             network = known_network(name, minimum, action, profile, allow_lan)
             if any(each.ssid == name for each in self._loop.settings.known):
                 raise ServiceError(
@@ -328,8 +329,9 @@ def known_network(
             profile=profile or None,
             allow_lan=allow_lan,
         )
-    except ValueError as err:
-        raise invalid("AddKnown", str(err)) from None
+    except ValidationError as err:
+        # pydantic's own text has several lines and an address of its documentation.
+        raise invalid("AddKnown", "; ".join(each["msg"] for each in err.errors())) from None
 
 
 def invalid(what: str, why: str) -> ServiceError:

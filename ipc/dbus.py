@@ -48,13 +48,15 @@ class Dbus:
         while True:
             try:
                 await self._session()
-                delay, problem = RETRY_FIRST, "the bus went away"
+                problem = "the bus went away"
             except NameTakenError as error:
                 if not self._tried.is_set():
                     raise
                 problem = str(error)
             except Exception as error:  # whatever the library makes of a bus that is absent, sick or ending
                 problem = f"{type(error).__name__}: {error}"
+            if self.problem is None:
+                delay = RETRY_FIRST
             if problem != self.problem:
                 log.warning("no D-Bus: %s; trying again", problem)
             self.problem = problem

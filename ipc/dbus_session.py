@@ -11,7 +11,7 @@ from dbus_fast.aio import MessageBus
 from ipc import dbus_calls, interface
 from ipc.access import Caller, Transport
 from ipc.dbus_queue import Queue
-from ipc.dbus_writer import guard
+from ipc.dbus_writer_guard import guard
 from ipc.dispatch import Dispatcher
 from ipc.feed import TooSlowError
 from ipc.interface import Status

@@ -44,8 +44,8 @@ class Limits:
     large_message: int = 5 << 18  # 1.25 MiB: a profile of 1 MiB with its line ends escaped; root on tunwarden.sock
     message_seconds: float = 10.0  # from the first byte of a call to its last
     send_seconds: float = 5.0  # for a peer to make room for more of what it asked for
-    connections: int = 128  # on each socket
-    connections_per_uid: int = 16  # on each socket; root is not counted
+    connections: int = 128  # on each socket; root always finds a place
+    connections_per_uid: int = 16  # on each socket
 
 
 class Varlink:
@@ -100,8 +100,8 @@ class Varlink:
         everyone, own = (transport, -1), (transport, caller.uid)
         self._counts.update((everyone, own))
         try:
-            crowded = caller.uid != 0 and self._counts[own] > self._limits.connections_per_uid
-            if crowded or self._counts[everyone] > self._limits.connections:
+            crowded = self._counts[own] > self._limits.connections_per_uid
+            if caller.uid != 0 and (crowded or self._counts[everyone] > self._limits.connections):
                 await connection.refuse()
             else:
                 await connection.serve()
@@ -141,7 +141,6 @@ class Connection:
                 await self._send(_error(ServiceError(Error.INVALID_ARGUMENT, "Message", "it is not a Varlink call.")))
                 return
             await self._answer(call)
-            await asyncio.sleep(0)  # whoever sends many calls at once lets others have their turn
 
     async def refuse(self) -> None:
         """Answer the call that will come: there are too many connections."""
@@ -183,6 +182,7 @@ class Connection:
         return raw
 
     def _first(self) -> asyncio.Task[bytes]:
+        """The read that is under way. Being a task, it lets others have their turn also when there is much to read."""
         if self._ahead is None:
             self._ahead = asyncio.get_running_loop().create_task(self._reader.read(1))
         return self._ahead

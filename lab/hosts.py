@@ -7,6 +7,7 @@ mounts go with the last of them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -114,7 +115,10 @@ class Host:
         with log.open("wb") as output:
             wrapper = subprocess.Popen(
                 self._enter(argv), stdin=subprocess.DEVNULL if stdin is None else stdin, stdout=output,
-                stderr=subprocess.STDOUT, env={**ENVIRONMENT, **(env or {})}, start_new_session=True,
+                stderr=subprocess.STDOUT, env={**ENVIRONMENT, **(env or {})},
+                # A group of its own, so Ctrl-C passes by; but of our session: if we die while the program is stopped,
+                # the kernel continues the orphaned group, and nothing stopped keeps the host from ending.
+                process_group=0,
             )  # fmt: skip
         process = Process(wrapper, log)
         self._processes.append(process)
@@ -183,8 +187,13 @@ class Host:
                     os.kill(self._pid, signal.SIGKILL)
                 else:
                     holder.kill()
-        for process in self._processes:
-            process.close()
+            # nsenter stops itself with its child. It must reap, for process 1 waits until all are reaped.
+            for process in self._processes:
+                process.resume()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                holder.wait(1)
+            for process in self._processes:
+                process.close()
         self._processes.clear()
 
     def __enter__(self) -> Host:

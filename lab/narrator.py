@@ -112,8 +112,8 @@ class Narrator:
         """Print the table; the exit status."""
         self._put("\n" + self._style("1", f"{'phase':34} {'seconds':>8} {'tried':>7} {'answered':>9} {'leaked':>7}"))
         for row in rows:
-            leaked = "-" if row.allowed else str(row.clear)
-            line = f"{row.phase:34} {row.seconds:8.1f} {row.tried:7} {row.answered:9} {leaked:>7}"
+            shown = "-" if row.allowed else str(row.clear)
+            line = f"{row.phase:34} {row.seconds:8.1f} {row.tried:7} {row.answered:9} {shown:>7}"
             self._put(self._style("1;31", line) if row.clear and not row.allowed else line)
         leaked = sum(row.clear for row in rows if not row.allowed)
         tried = sum(row.tried for row in rows if not row.allowed)

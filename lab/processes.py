@@ -79,12 +79,15 @@ class Process:
     def wait(self, timeout: float = 10.0) -> int:
         """Exit status, negative for a signal, as in subprocess. Raises LabError when it does not end in time."""
         try:
-            # nsenter stops itself when its child is stopped, and would then sleep through the child's end.
             if self.ended_within(timeout):
-                self._wrapper.send_signal(signal.SIGCONT)
+                self.resume()
             return self._wrapper.wait(timeout)
         except subprocess.TimeoutExpired as err:
             raise LabError(f"{self._wrapper.args!r} did not end within {timeout} s\n{self.output()}") from err
+
+    def resume(self) -> None:
+        """Continue the wrapper: nsenter stops itself when its child is stopped, and would sleep through its end."""
+        self._wrapper.send_signal(signal.SIGCONT)
 
     def kill(self) -> int:
         """SIGKILL the real program and wait until it is gone."""

@@ -1,6 +1,6 @@
 """What the internet offers: the peer's address over HTTP, a byte sink, a byte source and a UDP echo, on both families.
 
-A script of its own (`python -I -S services.py IPV4 IPV6`), run in the `internet` host. Prints "ready" when everything listens.
+A script of its own (`python -I -S services.py IPV4 IPV6`), run in the `internet` host. Prints "ready" once it listens.
 """
 
 from __future__ import annotations

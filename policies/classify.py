@@ -149,7 +149,7 @@ def _match(network: WifiNetwork, known: tuple[KnownNetwork, ...]) -> tuple[Known
 def _shortfall(network: WifiNetwork, entry: KnownNetwork) -> Reason | None:
     # Security that could not be read is no evidence of an impostor; `_doubts` sees to it that it is not trusted either.
     readable = network.security is not Security.UNKNOWN
-    if readable and network.security.strength < entry.minimum_security.strength:
+    if readable and network.offered.strength < entry.minimum_security.strength:
         return Reason.IMPOSTOR_WEAKER
     if not entry.bssids or network.bssid in entry.bssids:
         return None

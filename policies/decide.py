@@ -151,6 +151,8 @@ def _judge_wifi(link: Link, facts: Facts, settings: Settings) -> Judgement:
             action = settings.wifi.secured
         case _:
             assert_never(found.verdict)
+    if found.verdict is not Verdict.KNOWN and found.known and found.known.action is WifiAction.AUTO_CONNECT:
+        action, rule = WifiAction.AUTO_CONNECT, Rule.KNOWN  # a saved network that proves nothing can only tighten
     answered = _answered(action, facts, settings)
     return Judgement(link.ifname, link.kind, answered, rule if answered is action else Rule.FALLBACK, found)
 

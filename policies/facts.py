@@ -96,6 +96,11 @@ class WifiNetwork:
     malformed: bool = False  # elements that could not be parsed: never better than unidentified
     source: WifiSource = WifiSource.NETWORKMANAGER
 
+    @property
+    def offered(self) -> Security:
+        """The security it can be held to: where TKIP is allowed, no more than WPA gives."""
+        return Security.WPA if self.tkip and self.security.strength > Security.WPA.strength else self.security
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

@@ -166,11 +166,16 @@ def _key(value: Value, directive: str) -> bytes:
 
 
 def _items(section: Section, directive: str) -> list[Value]:
-    """The items of a list that may stand on several lines. wg-quick takes commas and spaces alike."""
+    """The items of a list that may stand on several lines.
+
+    wg-quick takes commas and spaces alike; wg, which reads AllowedIPs, knows commas only and drops spaces: what would
+    read differently there is refused as no network.
+    """
+    separator = r"[ \t]*,[ \t]*" if directive == "AllowedIPs" else r"[, \t]+"
     return [
         Value(value.line, item)
         for value in section.values.get(directive, ())
-        for item in re.split(r"[, \t]+", value.text)
+        for item in re.split(separator, value.text)
         if item
     ]
 

@@ -95,7 +95,7 @@ class Device(NamedTuple):
 INERT = frozenset({"dummy", "ifb", "nlmon"})
 STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
 BRIDGED = frozenset({"veth", "tun"})
-STRICTEST = (LinkKind.WIFI, LinkKind.CELLULAR, LinkKind.WIRED)
+STRICTEST = (LinkKind.WIFI, LinkKind.CELLULAR, LinkKind.WIRED, LinkKind.VIRTUAL)  # first found counts
 
 
 def kinds(
@@ -156,11 +156,10 @@ def kinds(
             elif here.driver in BRIDGED:
                 todo += [other for other in (here.master, here.below) if other]
             else:
-                if here.driver != "bridge":
-                    found.add(LinkKind.WIRED)
+                found.add(LinkKind.VIRTUAL if here.driver == "bridge" else LinkKind.WIRED)
                 todo += ports.get(index, [])
                 todo += [here.below] if here.below else []
-        return next((kind for kind in STRICTEST if kind in found), LinkKind.VIRTUAL)
+        return next((kind for kind in STRICTEST if kind in found), LinkKind.WIRED)
 
     walked: dict[int, LinkKind] = {}  # a bridge is walked once, not once for each of its ports
 
@@ -198,7 +197,7 @@ def hardware_kind(device: Device, sysfs: str = SYSFS) -> LinkKind:
 
 
 # --- rtnetlink: bytes in, values out ----------------------------------------------------------------------------------
-# A parser of our own: it stands between an event and the rules, and needs a seventh of pyroute2's time.
+# A parser of our own: it stands between an event and the rules, 0.2 ms for five links, pyroute2 2.4.
 
 
 class _Interrupted(Exception):
@@ -324,7 +323,7 @@ class LinuxLinks:
         self._event_queue = event_queue  # bytes
 
     async def read(self) -> tuple[Link, ...]:
-        """All links, whole, from the kernel, in its order; about 0.3 ms for five. Raises HostError.
+        """All links, whole, from the kernel, in its order; about 0.2 ms for five. Raises HostError.
 
         Three dumps are not one moment: whatever changes in between is an event that `watch` reports.
         """

@@ -185,7 +185,7 @@ class NetworkManager:
         self._retry_in = RETRY_FIRST
 
     async def read(self) -> Mapping[str, WifiNetwork]:
-        """The joined networks by ifname. Never raises; takes `patience` at most, about 1 ms as a rule."""
+        """The joined networks by ifname. Never raises; takes `patience` at most, 0.6 ms as a rule."""
         session = self._session
         if session is None or session.ended:
             return {}
@@ -251,7 +251,6 @@ class _Session:
 
     def __init__(self, bus: MessageBus, changed: asyncio.Event) -> None:
         self._bus, self._changed = bus, changed
-        self.ended = False
         self._owner: str | None = None  # unique bus name of NetworkManager
         self._owner_heard = False
         self._forget()
@@ -275,6 +274,10 @@ class _Session:
             if not self._owner_heard:
                 self._owner = owner
 
+    @property
+    def ended(self) -> bool:
+        return not self._bus.connected
+
     async def close(self) -> None:
         if not self.ended:
             self._bus.disconnect()
@@ -283,7 +286,6 @@ class _Session:
     async def _wait_for_end(self) -> None:
         with contextlib.suppress(Exception):
             await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
-        self.ended = True
         self._changed.set()
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -324,6 +326,8 @@ class _Session:
             if self._owner == owner:
                 self._is_wifi = {path: known[path] for path in paths}
                 self._left.intersection_update(paths)
+                for device in self._followed.keys() - set(paths):
+                    self._send("RemoveMatch", _changes_of(self._followed.pop(device)))
                 self._devices = tuple(path for path in paths if known[path])
         return self._devices
 
@@ -387,6 +391,7 @@ class _Session:
     ) -> list[Any]:
         """The body of the reply. Raises _Refused for an error reply."""
         # NO_AUTOSTART: asking must not start a NetworkManager that somebody has stopped.
+        self._must_be_connected()
         call = Message(to, path, interface, member, flags=MessageFlag.NO_AUTOSTART, signature=signature, body=[*body])
         reply = await self._bus.call(call)
         if reply is None or reply.message_type is MessageType.ERROR:
@@ -395,9 +400,15 @@ class _Session:
 
     def _send(self, member: str, rule: str) -> None:
         """To the bus, without waiting: it handles our messages in their order."""
-        self._bus.send(
-            Message(BUS, BUS_PATH, BUS, member, flags=MessageFlag.NO_REPLY_EXPECTED, signature="s", body=[rule])
-        )
+        self._must_be_connected()
+        flags = MessageFlag.NO_REPLY_EXPECTED
+        sent = self._bus.send(Message(BUS, BUS_PATH, BUS, member, flags=flags, signature="s", body=[rule]))
+        sent.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # `watch` sees the end itself
+
+    def _must_be_connected(self) -> None:
+        # dbus-fast writes to the file descriptor it had, which may be somebody else's by now.
+        if not self._bus.connected:
+            raise _Refused("the bus is gone")
 
     # --- hearing ------------------------------------------------------------------------------------------------------
 
@@ -408,10 +419,11 @@ class _Session:
         if message.sender == BUS:
             if message.member == "NameOwnerChanged" and message.body[0] == NAME:
                 self._owner, self._owner_heard = message.body[2] or None, True
-                for point in self._followed.values():
-                    self._send("RemoveMatch", _changes_of(point))
+                former = tuple(self._followed.values())
                 self._forget()
                 self._changed.set()
+                for point in former:
+                    self._send("RemoveMatch", _changes_of(point))
         elif message.sender is not None and message.sender == self._owner and self._tells(message):
             self._changed.set()
 

@@ -44,12 +44,13 @@ class NftFirewall:
             if expected is not None and not await self._differences(expected):
                 self._table, self.policy = expected, policy
                 return
-        self._blocked = await self.blocked()
+        blocked = await self.blocked()
         self._table = self.policy = None
         try:
             table = nft_readback.read(wanted.text, await self._connected().run(wanted.text))
         except NftError as err:
             raise HostError("apply the firewall", str(err)) from err
+        self._blocked = blocked
         if wrong := await self._differences(table):
             raise HostError("apply the firewall", f"the kernel holds other rules than were sent: {'; '.join(wrong)}")
         self._table, self.policy, self._digest = table, policy, wanted.digest
@@ -67,12 +68,13 @@ class NftFirewall:
 
     async def reset(self) -> None:
         """Remove our table: the machine is open. Idempotent. Raises HostError."""
-        self._blocked = await self.blocked()
+        blocked = await self.blocked()
         self._table = self.policy = None
         try:
             await self._connected().run(REMOVE)
         except NftError as err:
             raise HostError("remove the firewall", str(err)) from err
+        self._blocked = blocked
 
     async def blocked(self) -> int:
         """Packets of this computer and its containers that were refused since this object was made. Never fails."""

@@ -164,7 +164,13 @@ def _dns(policy: FirewallPolicy, hook: str) -> Iterator[str]:
         link = _name(policy.tunnel.ifname)
         for family, resolvers in _by_family(policy.tunnel.resolvers):
             yield f"oifname {link} {family} daddr {_braces(resolvers)} {DNS} accept"
-    yield f"{DNS} {_refuse(hook)}"
+    if hook == "out":
+        # A local sender learns of a drop at once as well (EPERM). The ICMP error of a reject on top of that makes
+        # systemd-resolved spin at 100 % CPU (systemd #33862, L18).
+        yield f"udp dport {{ 53, 853 }} {_drop(hook)}"
+        yield f"tcp dport {{ 53, 853 }} {_refuse(hook)}"
+    else:
+        yield f"{DNS} {_refuse(hook)}"
 
 
 def _clears(policy: FirewallPolicy) -> bool:

@@ -8,8 +8,11 @@
                        unreachable default metric 4294967295   (always, and always first)
 
 It stands without the firewall and the firewall without it. Routes that a DHCP server pushes into main (CVE-2024-3661)
-steer nothing, for there is no lookup of main before the end; a socket bound to a physical link finds only
-`unreachable`, because the default route is on another link.
+steer nothing, for there is no lookup of main before the end.
+
+What this layer alone cannot stop is a socket bound to a physical link (L11), because the kernel skips routes of other
+links for it, the last resort too. IPv4 then takes every address for a neighbour, so at least the gateway is out of
+reach (net/ipv4/route.c, ip_route_output_key); IPv6 goes on to main. The firewall refuses both before a frame is made.
 
 The rule's priority, 100: after `local` (0), before everybody else's. Tailscale uses 5210 to 5270, VRF 1000,
 NetworkManager and wg-quick 30000 to 32765; a rule of theirs before ours would steer packets into the firewall's reject.
@@ -41,7 +44,7 @@ LAST_RESORT = 0xFFFFFFFF  # the greatest metric: any other default route wins
 
 UNICAST, UNREACHABLE, THROW = 1, 7, 9  # RTN_* of linux/rtnetlink.h
 RTPROT_KERNEL = 2
-SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
 INVERT = 2  # FIB_RULE_INVERT of linux/fib_rules.h: "not"
 V6_METRIC = 1024  # what the kernel makes of metric 0 (IP6_RT_PRIO_USER)
 ROUNDS = 3  # deleting by key can hit ours when somebody has put a twin beside it: then once more
@@ -226,18 +229,22 @@ _ROUTE_FIELDS = {"RTA_TABLE", "RTA_DST", "RTA_OIF", "RTA_PRIORITY", "RTA_CACHEIN
 
 
 async def _change_rule(ip: AsyncIPRoute, command: str, family: int, rule: Rule) -> None:
+    """`command` is "add" or "del". The kernel deletes the first rule that has what is given here; 0 is not given."""
     with _tolerating(errno.EEXIST if command == "add" else errno.ENOENT):
         await ip.rule(
-            command, family=family, table=TABLE, priority=rule.priority, flags=rule.flags, protocol=RTPROT_KERNEL,
+            command, family=family, table=TABLE, priority=rule.priority, flags=rule.flags,
+            protocol=RTPROT_KERNEL if command == "add" else 0,
             **({"fwmark": rule.mark, "fwmask": rule.mask} if rule.mask else {}),
         )  # fmt: skip
 
 
 async def _change_route(ip: AsyncIPRoute, command: str, family: int, route: Route) -> None:
+    """`command` is "replace" or "del". A foreign route may have any protocol, scope and gateway: not given."""
+    scope = SCOPE_LINK if route.kind == UNICAST else SCOPE_UNIVERSE
     with _tolerating(errno.ESRCH if command == "del" else 0):
         await ip.route(
             command, family=family, table=TABLE, type=route.kind, dst=route.network, priority=route.metric,
-            proto=RTPROT_KERNEL, scope=SCOPE_LINK if route.kind == UNICAST else SCOPE_UNIVERSE,
+            proto=RTPROT_KERNEL if command == "replace" else 0, scope=scope if command == "replace" else SCOPE_NOWHERE,
             **({"oif": route.ifindex} if route.ifindex else {}),
         )  # fmt: skip
 

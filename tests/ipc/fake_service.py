@@ -50,8 +50,14 @@ IDLE = Status(
 KNOWN = KnownNetwork("Home", "486f6d65", "wpa2", "ignore", None, True, "user")
 PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
 CONNECTED = {
-    "state": "connected", "target": "protected", "protected": True, "blocking": True, "profile": "home", "server": "198.51.100.7:51820",
-}  # fmt: skip
+    "state": "connected",
+    "target": "protected",
+    "protected": True,
+    "blocking": True,
+    "profile": "home",
+    "server": "198.51.100.7:51820",
+}
+CLOSED = {"target": "protected", "blocking": True}
 
 
 class FakeService:
@@ -86,11 +92,17 @@ class FakeService:
             case "broken":
                 raise RuntimeError("private key 0123")
             case "slow":
-                self.change(state="connecting", target="protected", blocking=True, cause="server-unreachable", cause_text="No answer.")
+                self.change(
+                    state="connecting",
+                    target="protected",
+                    blocking=True,
+                    cause="server-unreachable",
+                    cause_text="No answer.",
+                )
             case "none":
-                self.change(state="blocked", target="protected", blocking=True, cause="no-profile", cause_text="No profile.")
+                self.change(**CLOSED, state="blocked", cause="no-profile", cause_text="No profile.")
             case None | "home":
-                self.change(state="connecting", target="protected", blocking=True)
+                self.change(**CLOSED, state="connecting")
                 asyncio.get_running_loop().call_soon(lambda: self.change(**CONNECTED))
             case _:
                 raise ServiceError(Error.NO_SUCH_PROFILE, f"Profile {profile}", "it is not stored.", "Import it.")

@@ -13,7 +13,7 @@ from dbus_fast.aio import MessageBus
 
 from ipc.dbus import Dbus
 from ipc.dbus_session import COALESCE, NameTakenError
-from ipc.dbus_writer import guard
+from ipc.dbus_writer_guard import guard
 from ipc.dispatch import Dispatcher
 from ipc.interface import NAME, PATH
 from tests.ipc.fake_service import FakeService
@@ -221,6 +221,19 @@ def test_changes_are_announced_together_and_only_what_changed() -> None:
         }  # fmt: skip
         here.service.change(state="idle")
         await until(lambda: seen[-1] == {"State": "idle"})
+
+    in_place(check)
+
+
+def test_announcements_have_a_pace() -> None:
+    async def check(here: Place) -> None:
+        seen = await watch_signals(here.guest)
+        begun = asyncio.get_running_loop().time()
+        for count in range(100):
+            here.service.change(since=count)
+            await asyncio.sleep(0.002)
+        await until(lambda: bool(seen) and seen[-1].get("Since") == 99)
+        assert len(seen) <= (asyncio.get_running_loop().time() - begun) / COALESCE + 2
 
     in_place(check)
 

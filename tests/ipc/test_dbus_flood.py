@@ -1,4 +1,4 @@
-"""A client that asks for much at once must not cost the service its place on the bus (see dbus_writer.py)."""
+"""A client that asks for much at once must not cost the service its place on the bus (see dbus_writer_guard.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from dbus_fast import ErrorType, Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 
-from ipc import dbus_queue
-from ipc.dbus_writer import guard
+from ipc import dbus_calls, dbus_queue
+from ipc.access import Caller, Transport
+from ipc.dbus_writer_guard import guard
 from ipc.interface import NAME, PATH
 from tests.ipc.places import until
 from tests.ipc.test_dbus import MANAGER, Place, connection, in_place, watch_signals
@@ -51,7 +52,7 @@ def test_many_signals_in_one_turn() -> None:
 def test_the_guard_is_what_saves_us(guarded: bool) -> None:
     """The control: signals from the bare library's writer, faster than the bus reads, end its connection.
 
-    When the case without the guard starts to fail, dbus-fast is mended and dbus_writer.py can go.
+    When the case without the guard starts to fail, dbus-fast is mended and dbus_writer_guard.py can go.
     """
 
     async def check(here: Place) -> None:
@@ -140,6 +141,31 @@ def test_an_answer_the_bus_cannot_carry_is_an_error() -> None:
         assert (await here.send(MANAGER, "GetVersion")).body == ["9.8.7"]
 
     in_place(check)
+
+
+def test_one_senders_many_calls_do_not_delay_anothers_one() -> None:
+    order: list[str] = []
+
+    async def identify(name: str) -> Caller:
+        return Caller(0, frozenset(), 1, Transport.DBUS)
+
+    async def answer(call: Message, wanted: dbus_calls.Target, caller: Caller) -> Message:
+        order.append(call.sender or "")
+        return Message.new_method_return(call)
+
+    async def send(reply: Message) -> None:
+        pass
+
+    async def check() -> None:
+        queue = dbus_queue.Queue(identify, answer, send)
+        for sender in [":1.1"] * 100 + [":1.2"]:
+            call = Message(path=PATH, interface=MANAGER, member="GetVersion", sender=sender, serial=1)
+            assert queue.put(call) is None
+        await until(lambda: not queue._senders)
+        assert len(order) == 101
+        assert order.index(":1.2") < 5
+
+    asyncio.run(check())
 
 
 def test_who_left_is_forgotten() -> None:

@@ -16,13 +16,15 @@ pytestmark = pytest.mark.netns
 
 CHECKOUT = str(Path(__file__).parents[2])
 OWNER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from lab.topology import Laboratory
 with Laboratory(77) as lab:
     lab.join("cafe")
     traffic = lab.traffic().__enter__()
     meter = lab.meter().__enter__()
+    lab.laptop.start("sleep", "60").send(signal.SIGSTOP)
+    time.sleep(0.05)
     print(json.dumps([os.readlink(f"/proc/{host.pid}/ns/net") for host in lab.hosts.values()]), flush=True)
     time.sleep(60)
 """

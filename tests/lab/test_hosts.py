@@ -105,6 +105,32 @@ def test_closing_ends_everything_at_once() -> None:
         host.run("true")
 
 
+def test_a_stopped_process_does_not_keep_its_host() -> None:
+    """nsenter stops itself with its child; a stopped parent reaps nobody."""
+    host = Host("box")
+    process = host.start("sleep", "60")
+    process.send(signal.SIGSTOP)
+    time.sleep(0.05)
+    start = time.monotonic()
+    host.close()
+    assert time.monotonic() - start < 2
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_a_stopped_process_can_be_killed_or_continued(host: Host) -> None:
+    process = host.start("sleep", "60")
+    process.send(signal.SIGSTOP)
+    time.sleep(0.05)
+    assert process.kill() == -signal.SIGKILL
+    other = host.start("sh", "-c", "echo begun; sleep 0.1; echo done")
+    other.wait_output("begun")
+    other.send(signal.SIGSTOP)
+    time.sleep(0.2)
+    assert "done" not in other.output()
+    other.send(signal.SIGCONT)
+    assert other.wait() == 0
+
+
 def test_namespace_of_a_socket_opened_here(host: Host) -> None:
     before = os.readlink("/proc/self/ns/net")
     with host.socket(socket.AF_INET, socket.SOCK_STREAM) as inner:

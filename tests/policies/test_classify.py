@@ -101,7 +101,13 @@ SAVED = {
     "saved as WPA1": (
         saved(minimum_security=Security.WPA), {"security": Security.WPA}, Verdict.KNOWN, (Reason.SAVED,), True,
     ),
-    "with TKIP and WPS": (saved(), {"tkip": True, "wps": True}, Verdict.KNOWN, (Reason.SAVED,), True),
+    "with WPS": (saved(), {"wps": True}, Verdict.KNOWN, (Reason.SAVED,), True),
+    "TKIP appears": (
+        saved(), {"tkip": True}, Verdict.UNSECURED, (Reason.IMPOSTOR_WEAKER, Reason.TKIP), False,
+    ),
+    "saved as WPA, TKIP and all": (
+        saved(minimum_security=Security.WPA), {"tkip": True}, Verdict.KNOWN, (Reason.SAVED,), True,
+    ),
     "another name": (saved(), {"ssid": b"haus 7"}, Verdict.SECURED, (Reason.ENCRYPTED,), False),
     "a longer name": (saved(), {"ssid": b"Haus 7\0"}, Verdict.SECURED, (Reason.ENCRYPTED,), False),
     "impostor, open": (

@@ -133,7 +133,7 @@ CASES = {
     "VXLAN over a Wi-Fi card": ([Device(9, "vx", driver="vxlan", below=3), WLAN0], WIFI),
     "VLANs that point at each other": (
         [Device(9, "a", driver="vlan", below=10), Device(10, "b", driver="vlan", below=9)],
-        VIRTUAL,
+        WIRED,
     ),
 }
 
@@ -405,6 +405,27 @@ def test_each_association_has_another_number_of_carrier_changes(host: Host) -> N
     seen = inside(host, flaps)
     assert len(set(seen)) == 4
     assert seen == sorted(seen)
+
+
+@pytest.mark.netns
+def test_l12_a_card_that_is_plugged_in_again_is_another_link_with_its_ipv6(host: Host) -> None:
+    plug = ("link add wlan0 type veth peer name air", "link set wlan0 up", "address add 2001:db8::2/64 dev wlan0 nodad")
+
+    async def work() -> None:
+        source, before = linux_links(host), None
+        async with watching(host) as hints:
+            for _ in range(3):
+                host.ip(*plug)
+                await hints.next()
+                wlan0 = {link.ifname: link for link in await source.read()}["wlan0"]
+                assert ip_interface("2001:db8::2/64") in wlan0.addresses
+                assert wlan0.ifindex != before
+                before = wlan0.ifindex
+                host.ip("link del wlan0")
+                await hints.settle()
+                assert "wlan0" not in {link.ifname for link in await source.read()}
+
+    inside(host, work)
 
 
 @pytest.mark.netns

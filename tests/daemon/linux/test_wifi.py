@@ -1,0 +1,178 @@
+"""Several Wi-Fi sources as one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+
+import pytest
+from structlog.testing import capture_logs
+
+from daemon.host import Wifi
+from daemon.linux import wifi
+from daemon.linux.wifi import LinuxWifi
+from policies.facts import Security, WifiNetwork, WifiSource
+
+HOME = WifiNetwork(b"home", b"\x02\0\0\0\0\x0a", Security.WPA2, source=WifiSource.NL80211)
+CAFE = WifiNetwork(b"cafe", b"\x02\0\0\0\0\x0c", Security.OPEN, source=WifiSource.NETWORKMANAGER)
+
+
+class Source:
+    """What a test says is there; `hint` makes its watch yield, `fail` makes watch and read raise."""
+
+    def __init__(self, **networks: WifiNetwork) -> None:
+        self.networks: Mapping[str, WifiNetwork] = networks
+        self.failure: Exception | None = None
+        self.watches = 0
+        self._changed = asyncio.Event()
+
+    def hint(self) -> None:
+        self._changed.set()
+
+    def fail(self, failure: Exception) -> None:
+        self.failure = failure
+        self._changed.set()
+
+    async def read(self) -> Mapping[str, WifiNetwork]:
+        if self.failure:
+            raise self.failure
+        return self.networks
+
+    async def watch(self) -> AsyncIterator[None]:
+        self.watches += 1
+        try:
+            yield
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if self.failure:
+                    failure, self.failure = self.failure, None
+                    raise failure
+                yield
+        finally:
+            self.watches -= 1
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(wifi, "RETRY_FIRST", 0.01)
+    yield
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(10):
+            await work()
+
+    asyncio.run(limited())
+
+
+@contextlib.asynccontextmanager
+async def watching(*sources: Wifi) -> AsyncIterator[asyncio.Queue[None]]:
+    """The hints of all sources together, those of the beginning already taken."""
+    hints: asyncio.Queue[None] = asyncio.Queue()
+
+    async def pump() -> None:
+        async for _ in LinuxWifi(sources).watch():
+            hints.put_nowait(None)
+
+    task = asyncio.create_task(pump())
+    try:
+        await hints.get()
+        await asyncio.sleep(0.05)
+        while not hints.empty():
+            hints.get_nowait()
+        yield hints
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def test_the_first_source_that_knows_a_link_wins() -> None:
+    async def work() -> None:
+        first, second = Source(wlan0=HOME), Source(wlan0=CAFE, wlan1=CAFE)
+        assert await LinuxWifi((first, second)).read() == {"wlan0": HOME, "wlan1": CAFE}
+        assert await LinuxWifi((second, first)).read() == {"wlan0": CAFE, "wlan1": CAFE}
+        assert await LinuxWifi(()).read() == {}
+
+    run(work)
+
+
+def test_a_source_that_cannot_read_knows_nothing() -> None:
+    async def work() -> None:
+        broken, well = Source(wlan0=HOME), Source(wlan0=CAFE)
+        broken.failure = RuntimeError("broken")
+        with capture_logs() as logs:
+            assert await LinuxWifi((broken, well)).read() == {"wlan0": CAFE}
+        assert [(entry["source"], entry["log_level"]) for entry in logs] == [("Source", "error")]
+
+    run(work)
+
+
+def test_it_yields_at_once_also_without_sources() -> None:
+    async def work() -> None:
+        async with watching():
+            pass
+
+    run(work)
+
+
+def test_hints_of_every_source_are_passed_on() -> None:
+    async def work() -> None:
+        first, second = Source(), Source()
+        async with watching(first, second) as hints:
+            for source in (first, second, first):
+                source.hint()
+                await hints.get()
+                assert hints.empty()
+
+    run(work)
+
+
+def test_hints_at_the_same_time_are_one() -> None:
+    async def work() -> None:
+        sources = [Source() for _ in range(3)]
+        async with watching(*sources) as hints:
+            for source in sources:
+                source.hint()
+            await hints.get()
+            await asyncio.sleep(0.05)
+            assert hints.empty()
+
+    run(work)
+
+
+def test_a_source_whose_watch_fails_is_watched_again_and_the_others_go_on() -> None:
+    async def work() -> None:
+        broken, well = Source(), Source()
+        with capture_logs() as logs:
+            async with watching(broken, well) as hints:
+                broken.fail(RuntimeError("broken"))
+                well.hint()
+                await hints.get()
+                await hints.get()  # the new watch yields at once
+                broken.hint()
+                await hints.get()
+        assert [entry["error"] for entry in logs] == ["RuntimeError('broken')"]
+
+    run(work)
+
+
+def test_closing_ends_every_watch() -> None:
+    async def work() -> None:
+        sources = Source(), Source()
+        async with watching(*sources):
+            assert [source.watches for source in sources] == [1, 1]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert [source.watches for source in sources] == [0, 0]
+
+    run(work)
+
+
+def test_the_sources_of_this_system() -> None:
+    async def work() -> None:
+        assert [type(source).__name__ for source in wifi.sources()] == ["NetworkManager"]
+
+    run(work)
