@@ -95,15 +95,16 @@ class Laptop:
         return None
 
     def attach(self, container: Host, subnet: Subnet) -> None:
-        """Forward and masquerade for a container, as container engines do: its gateway is `box0` of the laptop."""
+        """Forward and masquerade for a container, as container engines do: its gateway is the bridge `box0`."""
+        self.host.ip("link add box0 type bridge forward_delay 0")
         container.ip(
-            f"link add name eth0 type veth peer name box0 netns {self.host.pid}",
+            f"link add name eth0 type veth peer name box0-port netns {self.host.pid}",
             f"address add {subnet.face4(2)} dev eth0", f"address add {subnet.face6(2)} dev eth0 nodad",
             "link set lo up", "link set eth0 up",
         )  # fmt: skip
         self.host.ip(
             f"address add {subnet.face4(1)} dev box0", f"address add {subnet.face6(1)} dev box0 nodad",
-            "link set box0 up",
+            "link set box0-port master box0 up", "link set box0 up",
         )  # fmt: skip
         container.ip(
             f"route add default via {subnet.host4(1)}",

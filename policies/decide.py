@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network
 from typing import assert_never
 
 from policies.classify import Classification, Verdict, classify
@@ -70,6 +71,7 @@ class Decision:
     kill_switch: bool
     lockdown: bool
     lan: frozenset[str]  # uplinks whose local network may be reached while protected
+    inside: tuple[tuple[str, IPv4Network | IPv6Network], ...]  # links to containers and VMs, and their networks
     routable: bool  # whether a network has a way to the profile's server
     closed: Cause | None = None  # stay closed whatever is wanted, and why
     set_up: bool = True  # False: no profile was ever imported, so automation has nothing to connect to
@@ -105,6 +107,7 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         kill_switch=_locked(settings.protection.kill_switch, intent.kill_switch),
         lockdown=_locked(settings.protection.lockdown, intent.lockdown),
         lan=_lan(judgements, settings),
+        inside=_inside(facts),
         routable=_routable(facts, profile),
         closed=closed,
         set_up=set_up,
@@ -213,6 +216,17 @@ def _allows_lan(judgement: Judgement, settings: Settings) -> bool:
     found = judgement.classification
     own = found.known.allow_lan if found and found.known and found.verdict is Verdict.KNOWN else None
     return settings.protection.allow_lan if own is None else own
+
+
+def _inside(facts: Facts) -> tuple[tuple[str, IPv4Network | IPv6Network], ...]:
+    """Where answers to forwarded traffic go: only to links that reach nothing else, by addresses set on this machine."""
+    return tuple(
+        (link.ifname, address.network)
+        for link in sorted(facts.links, key=lambda link: link.ifname)
+        if link.kind is LinkKind.VIRTUAL and link.up
+        for address in link.addresses
+        if address.network.num_addresses > 1 and not address.is_link_local
+    )
 
 
 def _routable(facts: Facts, profile: ProfileFacts | None) -> bool:

@@ -40,12 +40,9 @@ class FirewallPolicy:
     tunnel: Tunnel | None = None  # out freely, in only established; DNS only to tunnel.resolvers
     guarded: tuple[Address, ...] = ()  # our tunnel's addresses: packets to them on any other link are dropped
     lan: frozenset[str] = frozenset()  # links over which the constant LAN networks may be reached, DNS excepted
+    inside: tuple[tuple[str, IPv4Network | IPv6Network], ...] = ()  # links to containers and VMs, and their networks
     capture: bool = False  # routing layer: unmarked traffic sees only our table, which ends in `unreachable`
 
-
-    @property
-    def allow_lan(self) -> bool:  # TEMPORARY, until the renderer uses `lan`
-        return bool(self.lan)
 
     @property
     def closed(self) -> bool:
@@ -79,6 +76,7 @@ def firewall(state: State, decision: Decision) -> FirewallPolicy:
                 tunnel=state.tunnel,
                 guarded=guarded,
                 lan=decision.lan,
+                inside=decision.inside,
                 capture=True,
             )
         case Phase.BLOCKED | Phase.DISCONNECTING:

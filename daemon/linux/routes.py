@@ -5,6 +5,7 @@
     table 0x74756e77:  default dev tunwarden0
                        throw 192.168.0.0/16 ...                    (local network allowed: look further, in main)
                        10.2.0.1 dev tunwarden0                     (then: a resolver with such an address)
+                       172.17.0.0/16 dev docker0                   (answers to containers that use the tunnel)
                        unreachable default metric 4294967295   (always, and always first)
 
 It stands without the firewall and the firewall without it. Routes that a DHCP server pushes into main (CVE-2024-3661)
@@ -26,9 +27,9 @@ import contextlib
 import errno
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ class Rule:
 OURS = Rule(PRIORITY, MARK, 0xFFFFFFFF, INVERT)
 
 
-def routes(version: int, tunnel: Tunnel | None, ifindex: int, allow_lan: bool) -> list[Route]:
+Inside = Sequence[tuple[int, IPv4Network | IPv6Network]]  # ifindex of a link to containers or VMs, and its network
+
+
+def routes(version: int, tunnel: Tunnel | None, ifindex: int, allow_lan: bool, inside: Inside = ()) -> list[Route]:
     """The routes of our table for one IP version, in the order they are added."""
     default, metric = ("0.0.0.0/0", 0) if version == 4 else ("::/0", V6_METRIC)
     wanted = [Route(UNREACHABLE, default, metric=LAST_RESORT)]
@@ -79,9 +83,11 @@ def routes(version: int, tunnel: Tunnel | None, ifindex: int, allow_lan: bool) -
         wanted.append(Route(UNICAST, default, ifindex, metric))
         if allow_lan:
             # More specific than the throws below: 10.64.0.1 in the tunnel is not the local network's 10.0.0.0/8.
-            inside = [ip_network(address) for address in tunnel.resolvers]
-            inside += [address.network for address in tunnel.addresses if address.network.num_addresses > 1]
-            wanted += [Route(UNICAST, str(net), ifindex, metric) for net in inside if net.version == version]
+            beyond = [ip_network(address) for address in tunnel.resolvers]
+            beyond += [address.network for address in tunnel.addresses if address.network.num_addresses > 1]
+            wanted += [Route(UNICAST, str(net), ifindex, metric) for net in beyond if net.version == version]
+    # The way back to those we forward for. Taken from addresses on our own bridges, never from main.
+    wanted += [Route(UNICAST, str(own), index, metric) for index, own in inside if own.version == version]
     if allow_lan:
         # IPv6 multicast routes are in the table `local`, which comes before us.
         wanted += [
@@ -109,10 +115,11 @@ class LinuxRoutes:
             ifindex = socket.if_nametoindex(policy.tunnel.ifname) if policy.tunnel else 0
             self.ipv6_absent = not _has_ipv6(policy.tunnel)
             async with requests() as ip:
-                await _capture(ip, socket.AF_INET, routes(4, policy.tunnel, ifindex, bool(policy.lan)))
+                lan, inside = bool(policy.lan), _inside(policy)
+                await _capture(ip, socket.AF_INET, routes(4, policy.tunnel, ifindex, lan, inside))
                 tunnel = None if self.ipv6_absent else policy.tunnel
                 with contextlib.suppress(_FamilyMissing):
-                    await _capture(ip, socket.AF_INET6, routes(6, tunnel, ifindex, bool(policy.lan)))
+                    await _capture(ip, socket.AF_INET6, routes(6, tunnel, ifindex, lan, inside if tunnel else ()))
         except (NetlinkError, OSError) as err:
             raise HostError("apply the routes", _sentence(err)) from err
 
@@ -122,8 +129,10 @@ class LinuxRoutes:
             ifindex = socket.if_nametoindex(policy.tunnel.ifname) if policy.tunnel else 0
             tunnel6 = policy.tunnel if _has_ipv6(policy.tunnel) else None
             async with requests() as ip:
+                lan, inside = bool(policy.lan), _inside(policy)
                 for family, version, tunnel in ((socket.AF_INET, 4, policy.tunnel), (socket.AF_INET6, 6, tunnel6)):
-                    wanted = routes(version, tunnel, ifindex, bool(policy.lan)) if policy.capture else []
+                    ways = inside if tunnel else ()
+                    wanted = routes(version, tunnel, ifindex, lan, ways) if policy.capture else []
                     with contextlib.suppress(_FamilyMissing):
                         if not await _follows(ip, family, [OURS] if policy.capture else [], wanted):
                             return False
@@ -145,6 +154,15 @@ class LinuxRoutes:
         except (NetlinkError, OSError) as err:
             raise HostError("remove the routes", _sentence(err)) from err
         self._sysctls.restore()
+
+
+def _inside(policy: FirewallPolicy) -> Inside:
+    """By ifindex. A link that has just gone is left out: another policy is on its way."""
+    found = []
+    for ifname, network in policy.inside:
+        with contextlib.suppress(OSError):
+            found.append((socket.if_nametoindex(ifname), network))
+    return found
 
 
 async def _capture(ip: AsyncIPRoute, family: int, wanted: list[Route]) -> None:

@@ -18,46 +18,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import structlog
-
 from daemon.host import Counters, HostError, TunnelError
-from daemon.linux.netlink import AsyncIPRoute, Group, NetlinkError, events, requests
 from daemon.linux.wireguard_device import Device, PeerState, Unsupported
 from daemon.linux.wireguard_go import WireGuardGo
 from daemon.linux.wireguard_kernel import WireGuardKernel
-from policies.facts import Interface, Tunnel
+from daemon.linux.wireguard_link import configure_link, delete_link, has_ipv6, link_gone
+from daemon.linux.wireguard_vigil import (
+    CONNECT_KEEPALIVE,
+    CONNECT_LOOKS,
+    CONNECT_RETRIES,
+    LAST_WORDS,
+    PROBE_LOOK,
+    PROBE_TRIES,
+    Vigil,
+)
+from policies.facts import Tunnel
 from policies.firewall import TUNNEL_IFNAME
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
-
-log = structlog.get_logger()
-
-MTU = 1420  # bytes: 1500 less the longest overhead, IPv6 40 + UDP 8 + WireGuard 32
-MTU_LEAST = 1280  # bytes, where the tunnel has IPv6: below it the kernel takes IPv6 off the link (RFC 8200, 5)
-
-# --- time, all in seconds ---------------------------------------------------------------------------------------------
-CONNECT_LOOKS = (0.01, 0.02, 0.05)  # between looks for the first handshake, the last repeated; one takes 0.5 ms
-CONNECT_RETRIES = (1.0, 2.0, 4.0)  # then once more: WireGuard itself waits 5 s after a lost packet, and right after
-# joining a network the first is often lost (ARP). Growing, so that a slow answer is not cut off each time
-IDLE_LOOK = 5.0  # between looks at the counters while nothing is sent: 0.2 wakeups a second
-BUSY_LOOK = 1.0  # while data goes out
-SILENCE = (
-    3.0  # data went out and nothing came for so long: probe. It costs 240 bytes and, of one-way traffic, a millisecond
-)
-PROBE_TRIES = (0.4, 0.6, 1.0)  # waits for the answer; a single packet may be lost. Sum 2.0: slower is as good as dead
-PROBE_LOOK = 0.05  # between looks meanwhile
-KEY_LIFE = 180.0  # REJECT_AFTER_TIME of the protocol: with keepalives on, an older handshake means 60 s of failed ones
-CONNECT_KEEPALIVE = 1  # for profiles that have none, until the first handshake: something must be sent to start it
-
-KEEPALIVE_SIZE, INITIATION_SIZE = 32, 148  # bytes of these messages, in the counters and in the protocol
-
-IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFF_UP = 0x02, 0x200, 0x1  # linux/if_addr.h, linux/if.h
-ENODEV = 19
 
 
 class WireGuard:
@@ -77,7 +59,7 @@ class WireGuard:
                 peers = {one: _connectable(one, one is main) for one in profile.peers}
                 device = await self._create()
                 await device.configure(replace(profile, peers=tuple(peers.values())))
-                ifindex, addresses = await _configure_link(profile)
+                ifindex, addresses = await configure_link(profile)
         except BaseException:
             with contextlib.suppress(HostError):  # the first failure is the one to tell
                 await self.close()
@@ -125,7 +107,7 @@ class WireGuard:
                 except HostError as err:
                     failure = failure or err
             # Last, and whatever happened above: without its link nothing goes through a tunnel.
-            await _delete_link()
+            await delete_link()
             if failure is not None:
                 raise failure
 
@@ -156,18 +138,13 @@ class _Open:
         return await self._device.ended()
 
     async def link_gone(self) -> str:
-        """Returns when the link was removed or switched off. Events are hints: the kernel is asked each time."""
-        while True:
-            async with await events(Group.LINK) as news:
-                # Subscribed first, then looked: nothing falls in between.
-                while not (reason := await _link_fault(self._ifindex)):
-                    try:
-                        async for _ in news.get():
-                            pass
-                    except (OSError, NetlinkError):  # an overrun ends the socket: take a new one and look again
-                        break
-                else:
-                    return reason
+        return await self._with_last_words(await link_gone(self._ifindex))
+
+    async def _with_last_words(self, reason: str) -> str:
+        """A link and its process take each other along; which was first, nobody knows, so both are told."""
+        with contextlib.suppress(TimeoutError):
+            return f"{reason}; {await asyncio.wait_for(self._device.ended(), LAST_WORDS)}"
+        return reason
 
     async def answered_first(self) -> str:
         """Returns "" after the first handshake."""
@@ -240,41 +217,6 @@ class _Open:
         return peers[self._peer.public_key]
 
 
-class Vigil:
-    """Tells from the counters when to look again and when silence has become suspicious. No clock, no I/O."""
-
-    def __init__(self, now: float, state: PeerState, keepalive: int) -> None:
-        self._keepalive = keepalive
-        self._last, self._last_at = state, now
-        self._handshake_at = now  # when a handshake was last seen to be new; never compared with the wall clock
-        self._unanswered_since: float | None = None
-        self.wait = IDLE_LOOK
-        self.suspicious = False
-
-    def look(self, now: float, state: PeerState) -> None:
-        last, last_at = self._last, self._last_at
-        self._last, self._last_at = state, now
-        sent = is_data(state.tx - last.tx)
-        if state.handshake != last.handshake:
-            self._handshake_at = now
-        if state.rx != last.rx:
-            self._unanswered_since = None
-        elif sent and self._unanswered_since is None:
-            self._unanswered_since = last_at  # it went out some time after the last look: suspect early, not late
-        waiting = self._unanswered_since
-        stale = self._keepalive > 0 and now - self._handshake_at > KEY_LIFE
-        self.suspicious = stale or (waiting is not None and now - waiting >= SILENCE)
-        self.wait = BUSY_LOOK if sent or waiting is not None else IDLE_LOOK
-
-
-def is_data(sent: int) -> bool:
-    """Whether so many bytes between two looks are more than the keepalive that WireGuard sends by itself.
-
-    A keepalive is not answered, so its silence means nothing; a handshake initiation is, and counts.
-    """
-    return sent > 0 and sent != KEEPALIVE_SIZE
-
-
 def main_peer(profile: WireGuardProfile) -> WireGuardPeer:
     """The peer that stands for the tunnel: the one that takes most of the traffic, the first of equals.
 
@@ -290,7 +232,7 @@ def _connectable(peer: WireGuardPeer, main: bool) -> WireGuardPeer:
     """The peer with one address this machine can use, and something to say. Raises HostError."""
     if not peer.host and not main:
         return peer  # it calls us, or nobody does
-    usable = [address for address in peer.addresses if address.version == 4 or _has_ipv6()]
+    usable = [address for address in peer.addresses if address.version == 4 or has_ipv6()]
     if not usable:
         if not peer.host:
             raise HostError("open the tunnel", "the profile's peer has no endpoint to call")
@@ -298,84 +240,6 @@ def _connectable(peer: WireGuardPeer, main: bool) -> WireGuardPeer:
         raise HostError(f"open the tunnel to {peer.host}", why)
     keepalive = CONNECT_KEEPALIVE if main and peer.keepalive == 0 else peer.keepalive
     return replace(peer, addresses=(usable[0],), keepalive=keepalive)
-
-
-def _has_ipv6(ifname: str = "all") -> bool:
-    """Whether the kernel speaks IPv6 at all, or over one link."""
-    try:
-        return Path(f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6").read_text(encoding="ascii").strip() == "0"
-    except OSError:
-        return False
-
-
-def _no_link_local_address() -> None:
-    """No fe80:: address, hence no router solicitations into the tunnel. The kernel's wireguard does so by itself."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/sys/net/ipv6/conf/{TUNNEL_IFNAME}/addr_gen_mode").write_text("1", encoding="ascii")
-
-
-async def _configure_link(profile: WireGuardProfile) -> tuple[int, tuple[Interface, ...]]:
-    """Give the link its addresses and MTU, then switch it on. Returns its index and the addresses it took."""
-    _no_link_local_address()
-    usable = tuple(one for one in profile.addresses if one.version == 4 or _has_ipv6(TUNNEL_IFNAME))
-    if left_out := [str(one) for one in profile.addresses if one not in usable]:
-        log.warning("IPv6 is off in this kernel: addresses of the tunnel left out", addresses=left_out)
-    async with _netlink("configure the tunnel link") as ip:
-        ifindex = await _find_link(ip)
-        if ifindex is None:
-            raise HostError("configure the tunnel link", f"{TUNNEL_IFNAME} is gone")
-        mtu = profile.mtu or MTU
-        await ip.link("set", index=ifindex, mtu=max(mtu, MTU_LEAST) if any(one.version == 6 for one in usable) else mtu)
-        for address in usable:
-            # NOPREFIXROUTE: the length stays as in the profile, but no route appears that is not routes.py's.
-            flags = IFA_F_NOPREFIXROUTE | (IFA_F_NODAD if address.version == 6 else 0)
-            length = address.network.prefixlen
-            await ip.addr("add", index=ifindex, address=str(address.ip), prefixlen=length, flags=flags)
-        await ip.link("set", index=ifindex, state="up")
-    return ifindex, usable
-
-
-async def _delete_link() -> None:
-    """Remove the link by its name, which is ours. Idempotent."""
-    async with _netlink("remove the tunnel link") as ip:
-        ifindex = await _find_link(ip)
-        if ifindex is not None:
-            try:
-                await ip.link("del", index=ifindex)
-            except NetlinkError as err:
-                if err.code != ENODEV:  # its process took it along in the same moment
-                    raise
-
-
-async def _link_fault(ifindex: int) -> str:
-    """Why the link carries nothing, or "" when it does."""
-    async with _netlink("look at the tunnel link") as ip:
-        try:
-            flags = [message["flags"] async for message in await ip.get_links(ifindex)]
-        except NetlinkError as err:
-            if err.code != ENODEV:
-                raise
-            flags = []
-    if not flags:
-        return f"the link {TUNNEL_IFNAME} was removed"
-    return "" if flags[0] & IFF_UP else f"the link {TUNNEL_IFNAME} was switched off"
-
-
-async def _find_link(ip: AsyncIPRoute) -> int | None:
-    found = await ip.link_lookup(ifname=TUNNEL_IFNAME)
-    return int(found[0]) if found else None
-
-
-@contextlib.asynccontextmanager
-async def _netlink(what: str) -> AsyncIterator[AsyncIPRoute]:
-    """A socket for requests; the kernel's refusals become HostErrors."""
-    try:
-        async with requests() as ip:
-            yield ip
-    except NetlinkError as err:
-        raise HostError(what, str(err.args[1] if len(err.args) > 1 else err)) from err
-    except OSError as err:
-        raise HostError(what, err.strerror or str(err)) from err
 
 
 @contextlib.contextmanager

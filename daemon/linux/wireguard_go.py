@@ -168,7 +168,12 @@ class Process:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.pid = self._popen.pid
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:  # kernels before 5.3
+            self._popen.kill()
+            self._popen.communicate()
+            raise
         assert self._popen.stdout is not None
         self._pipe = self._popen.stdout
         os.set_blocking(self._pipe.fileno(), False)

@@ -14,6 +14,8 @@ import pytest
 from tests.cli.running import daemon, popen, tunwarden
 from tests.ipc.places import MEMBER, ROOT, STRANGER, public_folder
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

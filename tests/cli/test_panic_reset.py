@@ -112,6 +112,7 @@ def test_a_running_daemon_is_told_of() -> None:
     assert done.stdout.endswith("code 1\n")
 
 
+@pytest.mark.netns
 def test_it_needs_root(tmp_path: Path) -> None:
     ended = tunwarden(tmp_path, "panic-reset", "--yes", who=STRANGER)
     assert ended.code == 4

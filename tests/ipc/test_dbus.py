@@ -19,6 +19,8 @@ from ipc.interface import NAME, PATH
 from tests.ipc.fake_service import FakeService
 from tests.ipc.places import MEMBER, MEMBERS, ROOT_USER, STRANGER, Bus, Who, private_bus, public_folder, run, until
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 MANAGER = f"{NAME}.Manager"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 STANDARD = "org.freedesktop.DBus.Error"

@@ -15,6 +15,8 @@ from ipc.interface import NAME, PATH
 from tests.ipc.places import until
 from tests.ipc.test_dbus import MANAGER, Place, connection, in_place, watch_signals
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 CALLS = 500
 REPLY = 30_000  # bytes
 

@@ -16,6 +16,8 @@ from ipc.varlink import Varlink
 from tests.ipc.fake_service import FakeService
 from tests.ipc.places import MEMBER, MEMBERS, ROOT_USER, STRANGER, Who, private_bus, public_folder, python, run
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 READ, CHANGE, ADMIN = Access.READ, Access.CHANGE, Access.ADMIN
 Call = tuple[str, dict[str, object], Access, str]
 

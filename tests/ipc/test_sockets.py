@@ -15,6 +15,8 @@ from ipc import sockets
 from ipc.access import NOBODY, Transport
 from tests.ipc.places import MEMBERS, public_folder
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

@@ -14,6 +14,8 @@ from tests.ipc.fake_service import FakeService
 from tests.ipc.places import MEMBERS, public_folder, until
 from tests.ipc.varlink_place import ERROR, NAME, Place, run
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 
 @pytest.mark.parametrize(
     "method, parameters, error",

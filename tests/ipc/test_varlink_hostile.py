@@ -18,6 +18,8 @@ from ipc.varlink import Limits
 from tests.ipc.places import STRANGER, public_folder, python, until
 from tests.ipc.varlink_place import ERROR, NAME, Peer, Place, place, run
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 SMALL = Limits(message_seconds=0.3, send_seconds=0.3, connections=6, connections_per_uid=3)
 
 
@@ -26,7 +28,7 @@ async def alive(here: Place) -> None:
     peer = await here.peer()
     begun = time.monotonic()
     assert (await peer.ask("Manager.GetVersion"))["parameters"] == {"version": f"9.8.7{here.service.padding}"}
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 2
     await peer.close()
 
 

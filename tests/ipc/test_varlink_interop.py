@@ -7,6 +7,8 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 from ipc import idl
 from tests.ipc.varlink_place import ERROR, NAME, Place, run
 
+pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
+
 
 class Manager(asyncvarlink.VarlinkInterface, name=f"{NAME}.Manager"):
     @asyncvarlink.varlinkmethod(return_parameter="version")

@@ -21,7 +21,7 @@ def test_without_the_daemon_the_same_traffic_leaks(lab: Laboratory) -> None:
     lab.join("cafe")
     with lab.meter() as meter, lab.traffic(rate=40):
         time.sleep(0.5)
-    seen = {kind.value for kind, number in meter.counts().items() if number}
+        seen = {kind.value for kind, number in meter.counts().items() if number}
     assert {"clear4", "clear6", "dns"} <= seen
 
 

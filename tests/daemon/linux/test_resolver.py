@@ -214,7 +214,7 @@ path, saved = folder / "etc" / "resolv.conf", folder / "var" / "saved"
 tunnel = Tunnel("tunwarden0", (), (ip_address("198.51.100.129"),))
 other = Tunnel("tunwarden0", (), (ip_address("198.51.100.66"), ip_address("198.51.100.67")))
 CONTENTS = {"short": "#\\n", "empty": "",
-            "file": "# theirs, with a comment longer than our own two lines together\\n" * 9 + "nameserver 192.0.2.1\\n"}
+            "file": "# theirs, with a comment longer than our two lines together\\n" * 9 + "nameserver 192.0.2.1\\n"}
 
 def prepare():
     shutil.rmtree(folder / "var", ignore_errors=True)

@@ -18,9 +18,10 @@ import pytest
 
 from daemon.host import HostError, TunnelDriver, TunnelError
 from daemon.linux import wireguard, wireguard_go
-from daemon.linux.wireguard import BUSY_LOOK, IDLE_LOOK, KEY_LIFE, SILENCE, Vigil, WireGuard, main_peer
+from daemon.linux.wireguard import WireGuard, main_peer
 from daemon.linux.wireguard_device import PeerState, Unsupported
 from daemon.linux.wireguard_go import WireGuardGo, configuration, parse_peers, parse_reply
+from daemon.linux.wireguard_vigil import BUSY_LOOK, IDLE_LOOK, KEY_LIFE, SILENCE, Vigil
 from policies.facts import Endpoint
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
@@ -106,7 +107,7 @@ def test_an_unanswered_handshake_counts_as_traffic() -> None:
 
 def test_keepalives_without_a_new_handshake_for_a_key_life_are_suspect() -> None:
     with_keepalive = watch(25, *[(0, 0)] * 40)
-    assert [now for now, suspicious in with_keepalive if suspicious][0] == KEY_LIFE + IDLE_LOOK
+    assert next(now for now, suspicious in with_keepalive if suspicious) == KEY_LIFE + IDLE_LOOK
     assert not any(suspicious for _, suspicious in watch(0, *[(0, 0)] * 100)), "without keepalives, idle is idle"
 
 
@@ -199,8 +200,8 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append("configure link")
         raise HostError("configure the tunnel link", "refused")
 
-    monkeypatch.setattr(wireguard, "_delete_link", delete)
-    monkeypatch.setattr(wireguard, "_configure_link", configure)
+    monkeypatch.setattr(wireguard, "delete_link", delete)
+    monkeypatch.setattr(wireguard, "configure_link", configure)
     return calls
 
 
@@ -239,7 +240,7 @@ def test_a_peer_nobody_resolved_is_refused_before_anything_is_made(no_links: lis
 
 
 def test_without_ipv6_the_next_address_is_taken(no_links: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wireguard, "_has_ipv6", lambda *_: False)
+    monkeypatch.setattr(wireguard, "has_ipv6", lambda *_: False)
     both = replace(PEER, addresses=PEER.addresses[::-1])
     assert wireguard._connectable(both, True).addresses == (ip_address("192.0.2.1"),)
     with pytest.raises(HostError, match="IPv6 addresses only"):

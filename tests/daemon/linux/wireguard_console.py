@@ -72,7 +72,8 @@ async def call(driver: WireGuard, profile: WireGuardProfile, line: str) -> None:
 async def main() -> None:
     logging.basicConfig(level=logging.DEBUG)  # everything a library might say: the test looks for keys in it
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     profile = profile_of(json.loads(await reader.readline()))
     driver = WireGuard()
     calls = set()
@@ -84,6 +85,7 @@ async def main() -> None:
     for task in calls:
         task.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
+    transport.close()
 
 
 if __name__ == "__main__":
