@@ -64,7 +64,7 @@ class Decision:
     target: Target
     judgements: tuple[Judgement, ...]
     network: str  # names the networks we are on: another string is another network
-    manual: Manual | None  # the user's choice, while it holds
+    manual: Manual | None  # the user's choice, until another network is known to be another
     held: frozenset[str]  # uplinks being identified: nothing may leave over them
     usable: frozenset[str]  # links that traffic may use when nothing has to be protected
     profile: ProfileFacts | None
@@ -91,13 +91,16 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
     """What should be. The caller makes `intent_after` its new intent and persists it before acting."""
     judgements = tuple(_judge(link, facts, settings) for link in facts.uplinks)
     network = _network(judgements, facts)
-    manual = intent.manual if intent.manual and intent.manual.network == network else None
     held = frozenset(each.ifname for each in judgements if each.action is None)
+    manual = intent.manual
+    if manual and network and not held and manual.network != network:
+        manual = None  # another network. While there is none, or it is not identified, it may be the same one again
+    chosen = manual is not None and manual.network == network
     profile, named = _profile(judgements, facts, settings, intent)
     set_up = bool(facts.profiles) or named
     closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None
     return Decision(
-        target=manual.choice if manual else _target(judgements, intent.target, set_up),
+        target=manual.choice if manual and chosen else _target(judgements, intent.target, set_up),
         judgements=judgements,
         network=network,
         manual=manual,

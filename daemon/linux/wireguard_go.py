@@ -135,14 +135,15 @@ class WireGuardGo:
 
     async def _ask(self, what: str, lines: Iterable[str]) -> list[tuple[str, str]]:
         """One request and its answer as (key, value) pairs. Raises HostError, without a word of the request."""
-        if self._process is None:
+        process = self._process  # it may be closed while we wait
+        if process is None:
             raise HostError(what, "wireguard-go does not run")
         reply = b""
         try:
             async with asyncio.timeout(REPLY_TIME):
                 reader, writer = await asyncio.open_unix_connection(self._socket, limit=REPLY_LONGEST)
                 try:
-                    if _peer_of(writer.get_extra_info("socket")) != self._process.pid:
+                    if _peer_of(writer.get_extra_info("socket")) != process.pid:
                         raise HostError(what, f"another program listens at {self._socket}")
                     writer.write("".join(f"{line}\n" for line in (*lines, "")).encode("ascii"))
                     reply = await reader.readuntil(b"\n\n")
