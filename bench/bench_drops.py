@@ -35,7 +35,9 @@ def ours(drops: int) -> tuple[int, int, list[float]]:
                 begun = time.monotonic()
                 lab.laptop.run("ip", "link", "del", TUNNEL_IFNAME)
                 since = subject.status().sequence
-                subject.wait(lambda status, since=since: status.state == "connected" and status.sequence > since - 1, 30)  # type: ignore[misc]
+                subject.wait(
+                    lambda status, since=since: status.state == "connected" and status.sequence > since - 1, 30
+                )  # type: ignore[misc]
                 while lab.laptop.run("ip", "link", "show", TUNNEL_IFNAME, check=False).returncode:
                     time.sleep(0.01)
                 subject.wait("connected", 30)

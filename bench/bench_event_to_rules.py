@@ -89,5 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-
     main()

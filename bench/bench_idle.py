@@ -38,7 +38,9 @@ def main() -> None:
         time.sleep(SECONDS)
         count, seconds = switches(pid) - before, time.monotonic() - begun
         assert subject.status().state == "connected"
-    print(f"idle, connected: {count} wakeups in {seconds:.0f} s, one each {seconds / max(count, 1):.1f} s  (goal: each 5 s)")
+    print(
+        f"idle, connected: {count} wakeups in {seconds:.0f} s, one each {seconds / max(count, 1):.1f} s  (goal: each 5 s)"
+    )
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ async def life(notify: Callable[..., None]) -> None:
     loop = Loop(adapters.host(loaded.settings, STATE), store, loaded.settings, lambda: service.publish())
     service = DaemonService(loop, own_version())
     if store.damaged:
-        loop.warn("store", f"The saved state was damaged; a copy is {store.damaged}. Connect or disconnect to decide anew.")
+        loop.warn(
+            "store", f"The saved state was damaged; a copy is {store.damaged}. Connect or disconnect to decide anew."
+        )
     take_settings(loop, loaded)
     running.add_signal_handler(signal.SIGHUP, lambda: loop.post_command(lambda: reloaded(loop, store)))
 

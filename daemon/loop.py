@@ -17,10 +17,12 @@ from daemon.store import Store, StoreError
 from policies.decide import Decision, Intent, decide, intent_after
 from policies.facts import Facts, Link, LinkKind
 from policies.firewall import firewall
-from policies.profiles import WireGuardProfile, facts as profile_facts
+from policies.profiles import WireGuardProfile
+from policies.profiles import facts as profile_facts
 from policies.settings import Settings
 from policies.states import (
     Action,
+    Cause,
     Changed,
     CloseTunnel,
     Enforce,
@@ -32,7 +34,6 @@ from policies.states import (
     ScheduleRetry,
     SetResolvers,
     State,
-    Cause,
 )
 
 log = structlog.get_logger()

@@ -117,7 +117,9 @@ class DaemonService:
     async def reconnect(self, caller: Caller) -> None:
         async def run() -> Event:
             if self._loop.decision.target is not Target.PROTECTED:
-                raise ServiceError(Error.NOT_NOW, "Reconnect", "protection is not wanted now.", "Use `tunwarden connect`.")
+                raise ServiceError(
+                    Error.NOT_NOW, "Reconnect", "protection is not wanted now.", "Use `tunwarden connect`."
+                )
             return Reconnect()
 
         await self._change(caller, "reconnect", run)
@@ -193,7 +195,11 @@ class DaemonService:
 
     def _named(self, ssid: str | None, ssid_hex: str | None) -> tuple[bytes, WifiNetwork | None]:
         """The SSID that is meant, and the network if it is joined now."""
-        joined = [self._loop.facts.wifi[link.ifname] for link in self._loop.facts.uplinks if link.ifname in self._loop.facts.wifi]
+        joined = [
+            self._loop.facts.wifi[link.ifname]
+            for link in self._loop.facts.uplinks
+            if link.ifname in self._loop.facts.wifi
+        ]
         if not ssid and not ssid_hex:
             if len(joined) != 1:
                 why = "no Wi-Fi network is joined now." if not joined else "several Wi-Fi networks are joined."
@@ -314,7 +320,9 @@ class DaemonService:
         try:
             save()
         except StoreError as err:
-            raise ServiceError(Error.NOT_NOW, "Save", f"{err}.", "Nothing was changed; free the disk and try again.") from err
+            raise ServiceError(
+                Error.NOT_NOW, "Save", f"{err}.", "Nothing was changed; free the disk and try again."
+            ) from err
 
 
 def known_network(

@@ -58,7 +58,10 @@ def status(
     sequence: int,
     version: str,
 ) -> Status:
-    """The whole status but for the byte counts, which are read when asked for. `protected` and `blocking` are said only of what the kernel has confirmed."""
+    """The whole status but for the byte counts, which are read when asked for.
+
+    `protected` and `blocking` are said only of what the kernel has confirmed.
+    """
     used = server(state)
     return Status(
         state=state.phase.value,

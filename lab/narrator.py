@@ -36,7 +36,7 @@ class Narrator:
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
-        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ or "FORCE_COLOR" in os.environ
+        self._colour = "FORCE_COLOR" in os.environ or (sys.stdout.isatty() and "NO_COLOR" not in os.environ)
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._follower: threading.Thread | None = None
@@ -73,7 +73,7 @@ class Narrator:
         text = f"{tried} packets tried, {answered} answered, {clear} {what}"
         self._put(f"{self._clock()}  {self._style(colour, text)}")
 
-    # --- the daemon's own word -------------------------------------------------------------------------------------------
+    # --- the daemon's own word ----------------------------------------------------------------------------------------
 
     def follow(self, subject: Subject) -> None:
         """Print each state as the daemon publishes it, until `unfollow`."""
@@ -106,7 +106,7 @@ class Narrator:
         why = f" ({status.cause_text.rstrip('.')})" if status.cause_text else ""
         return f"▸ {state} {MEANING.get(status.state, '')}{why}"
 
-    # --- the end -----------------------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     def table(self, rows: Sequence[Row], seconds: float) -> int:
         """Print the table; the exit status."""

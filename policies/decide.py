@@ -198,7 +198,9 @@ def _profile(
     judgements: tuple[Judgement, ...], facts: Facts, settings: Settings, intent: Intent
 ) -> tuple[ProfileFacts | None, bool]:
     """The profile to use, and whether one was named. A name that is gone gives None: never another one silently."""
-    known = next((j.classification.known.profile for j in judgements if j.classification and j.classification.known), None)
+    known = next(
+        (j.classification.known.profile for j in judgements if j.classification and j.classification.known), None
+    )
     name = known or intent.profile or settings.tunnel.default_profile
     if name is not None:
         return facts.profiles.get(name), True
@@ -240,7 +242,9 @@ def _routable(facts: Facts, profile: ProfileFacts | None) -> bool:
     servers = profile.endpoints if profile else ()
     return any(
         any(gateway.version == server.address.version for gateway in link.gateways)
-        or any(server.address in address.network for address in link.addresses if address.version == server.address.version)
+        or any(
+            server.address in address.network for address in link.addresses if address.version == server.address.version
+        )
         for link in facts.uplinks
         for server in servers
     )

@@ -43,7 +43,6 @@ class FirewallPolicy:
     inside: tuple[tuple[str, IPv4Network | IPv6Network], ...] = ()  # links to containers and VMs, and their networks
     capture: bool = False  # routing layer: unmarked traffic sees only our table, which ends in `unreachable`
 
-
     @property
     def closed(self) -> bool:
         """Whether nothing but the tunnel and its server may be reached."""

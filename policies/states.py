@@ -47,7 +47,7 @@ class Cause(StrEnum):
 SENTENCES: dict[Cause, str] = {
     Cause.NO_NETWORK: "There is no network link with a carrier.",
     Cause.NO_ROUTE: "The network has given no address yet, or no way to the VPN server.",
-    Cause.NO_PROFILE: "No VPN profile is chosen or the chosen one is gone: import one with `tunwarden profiles import`.",
+    Cause.NO_PROFILE: "No VPN profile is chosen, or it is gone: import one with `tunwarden profiles import`.",
     Cause.SERVER_UNREACHABLE: "The VPN server did not answer a handshake in time.",
     Cause.TUNNEL_LOST: "The tunnel stopped answering.",
     Cause.TUNNEL_FAILED: "The tunnel could not be set up.",

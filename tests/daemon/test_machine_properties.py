@@ -55,7 +55,9 @@ PROFILES = {
     for name, server in SERVERS.items()
 }
 LINKS = ("wlan0", "wlan1", "eth0", "wwan0", "br0")
-KINDS = dict(zip(LINKS, (LinkKind.WIFI, LinkKind.WIFI, LinkKind.WIRED, LinkKind.CELLULAR, LinkKind.VIRTUAL), strict=True))
+KINDS = dict(
+    zip(LINKS, (LinkKind.WIFI, LinkKind.WIFI, LinkKind.WIRED, LinkKind.CELLULAR, LinkKind.VIRTUAL), strict=True)
+)
 HOME = KnownNetwork(ssid=b"home", minimum_security=Security.WPA2, action=WifiAction.DISCONNECT)
 OFFICE = KnownNetwork(ssid=b"office", minimum_security=Security.WPA2, action=WifiAction.AUTO_CONNECT, profile="two")
 LOUNGE = KnownNetwork(ssid=b"lounge", minimum_security=Security.WPA2, action=WifiAction.AUTO_CONNECT, allow_lan=True)
@@ -141,7 +143,7 @@ class Machine(RuleBasedStateMachine):
                 assert action.failures > 0
                 self.retry = action
 
-    # --- the world -----------------------------------------------------------------------------------------------------
+    # --- the world ----------------------------------------------------------------------------------------------------
 
     @rule(ifname=st.sampled_from(LINKS), carrier=st.booleans(), gateway=st.booleans())
     def link(self, ifname: str, carrier: bool, gateway: bool) -> None:
@@ -184,7 +186,7 @@ class Machine(RuleBasedStateMachine):
         self.facts = replace(self.facts, profiles={name: PROFILES[name] for name in sorted(names)})
         self.take(Changed())
 
-    # --- people --------------------------------------------------------------------------------------------------------
+    # --- people -------------------------------------------------------------------------------------------------------
 
     @rule(wanted=st.sampled_from(Target), profile=st.sampled_from([None, *PROFILES]))
     def choose(self, wanted: Target, profile: str | None) -> None:
@@ -201,7 +203,7 @@ class Machine(RuleBasedStateMachine):
     def reconnect(self) -> None:
         self.take(Reconnect())
 
-    # --- the tunnel ----------------------------------------------------------------------------------------------------
+    # --- the tunnel ---------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.opened is not None)
     @rule()
@@ -245,7 +247,7 @@ class Machine(RuleBasedStateMachine):
     def failed(self, cause: Cause) -> None:
         self.take(Failed(cause))
 
-    # --- what must hold ------------------------------------------------------------------------------------------------
+    # --- what must hold -----------------------------------------------------------------------------------------------
 
     @invariant()
     def nothing_forbidden_leaves(self) -> None:
@@ -281,7 +283,11 @@ class Machine(RuleBasedStateMachine):
         if tunnel:
             if self.state.phase is not Phase.CONNECTED and not self.to_server(packet) and not self.to_lan(packet):
                 return "nothing is known to hold the tunnel link"
-            return "DNS in the tunnel goes to its resolvers only" if dns and packet.destination != RESOLVER and not self.to_server(packet) else ""
+            return (
+                "DNS in the tunnel goes to its resolvers only"
+                if dns and packet.destination != RESOLVER and not self.to_server(packet)
+                else ""
+            )
         if packet.oifname in ("wlan0", "wlan1") and not self.classified(packet.oifname) and not self.to_server(packet):
             return "the network is not classified yet"
         if not strict:

@@ -95,7 +95,9 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
         return True
     if on_tunnel:
         return packet.established
-    if packet.iifname in policy.lan and any(packet.source in network for network in LAN if network.version == packet.source.version):
+    if packet.iifname in policy.lan and any(
+        packet.source in network for network in LAN if network.version == packet.source.version
+    ):
         return packet.source_port not in (53, 853) or packet.protocol not in ("udp", "tcp")
     return False
 
