@@ -225,7 +225,7 @@ class Loop:
                 self._later("retry", self._delay(failures), RetryDue(attempt))
 
     def _repairs(self) -> tuple[Action, ...]:
-        """What other programs have undone since. Seen when anything happens at all, such as the lease they wrote for."""
+        """What other programs have undone since. Seen whenever anything happens, such as the lease they wrote for."""
         tunnel = self.state.tunnel
         return (SetResolvers(tunnel),) if tunnel is not None and not self.host.resolver.intact() else ()
 

@@ -1,4 +1,4 @@
-"""The administrator's file. With errors in it the last good text counts and people are told; without one, all is shut."""
+"""The administrator's file. With errors in it the last good text counts and people are told; else all is shut."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def _allows_lan(judgement: Judgement, settings: Settings) -> bool:
 
 
 def _inside(facts: Facts) -> tuple[tuple[str, IPv4Network | IPv6Network], ...]:
-    """Where answers to forwarded traffic go: only to links that reach nothing else, by addresses set on this machine."""
+    """Where answers to forwarded traffic go: only to links that reach nothing else, by this machine's addresses."""
     return tuple(
         (link.ifname, address.network)
         for link in sorted(facts.links, key=lambda link: link.ifname)
