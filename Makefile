@@ -15,6 +15,7 @@ lint: $(VENV)/.ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || true
 	@$(BIN)/python -m mypy
+	@$(BIN)/python -m mypy --platform darwin policies ipc cli daemon/*.py
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.ready  ## alone, on an idle machine

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,9 @@ def listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     """
     with _locked(path.parent):
         _clear(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            sock.setblocking(False)
             before = os.umask(0o177)  # nobody else between bind and chmod (E12)
             try:
                 sock.bind(str(path))
@@ -56,11 +58,14 @@ def remove(path: Path, inode: int) -> None:
 
 def peer(sock: socket.socket, transport: Transport) -> Caller:
     """Who connected, as the kernel noted it then. Unreadable credentials become an account that may change nothing."""
-    try:
-        pid, uid, gid = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
-    except OSError:
+    if sys.platform == "linux":
+        try:
+            pid, uid, gid = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+        except OSError:
+            return Caller(NOBODY, frozenset(), 0, transport)
+        return Caller(uid, frozenset({gid, *_groups(sock)}), pid, transport)
+    else:  # noqa: RET505  LOCAL_PEERCRED comes with the macOS backend; until then nobody may change anything
         return Caller(NOBODY, frozenset(), 0, transport)
-    return Caller(uid, frozenset({gid, *_groups(sock)}), pid, transport)
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:
@@ -95,7 +100,8 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(kind):
         raise SocketError(f"{path} exists and is not a socket: remove it.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         code = probe.connect_ex(str(path))
     if code != errno.ECONNREFUSED:  # 0: it answered; EAGAIN: alive with a full queue; others: do not touch it
         raise SocketError(f"Another daemon is listening at {path}: stop it first (systemctl stop tunwarden).")
