@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Protocol, cast
 
 from cli.codes import Exit
 from cli.output import Output, safe
+from ipc import VERSION
 
 FOLDER = "/run/tunwarden"
 
@@ -74,7 +75,7 @@ def _first_parser() -> argparse.ArgumentParser:
         epilog=f"commands:\n{listing}\n\n`tunwarden COMMAND --help` tells more.\n{EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version)
+    parser.add_argument("--version", action="version", version=f"tunwarden {VERSION}", help="show the version")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON value a line (with every command)")
     parser.add_argument(
         "--run-folder", metavar="FOLDER", default=FOLDER, help=f"the daemon's sockets are here ({FOLDER})"
@@ -89,21 +90,6 @@ def _without_json(words: list[str]) -> tuple[list[str], bool]:
     end = words.index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != "--json"]
     return kept + words[end:], len(kept) < end
-
-
-class _Version(argparse.Action):
-    """Like argparse's own, but looks the version up only when asked."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="show the version")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        try:
-            version = metadata.version("tunwarden")
-        except metadata.PackageNotFoundError:
-            version = "(not installed)"
-        print(f"tunwarden {version}")
-        parser.exit()
 
 
 def _explain(error: Exception, out: Output) -> int:

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace, out: Output) -> int:
             network.verdict or "",
             network.action or "",
             network.rule or "",
-            "passes" if network.cleared else "held",
+            "passes" if network.cleared else "tunnel only",
         )
         for network in networks
     ]

@@ -1,9 +1,39 @@
 """The privileged daemon: the state machine and every effect."""
 
+import importlib.util
 import os
 import sys
 
-# Before any import that looks at them. pydantic would search every installed distribution for plugins to load into a
-# root process; structlog would load rich for colourful tracebacks, where it is installed (30 ms, 7 MiB).
+# All this before the first import that looks at it.
+
+# pydantic would search every installed distribution for plugins to load into a root process.
 os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
-sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+
+
+def _absent(*names: str) -> None:
+    """Modules that libraries import if they can and do without if they cannot: here they cannot.
+
+    What None in sys.modules means: Python's reference, 5.3.1. Modules that are loaded already are left alone.
+    """
+    for name in names:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
+def _lazy(name: str) -> None:
+    """A module that is loaded when it is first used: the recipe of importlib's documentation."""
+    spec = importlib.util.find_spec(name)
+    if name in sys.modules or spec is None or spec.loader is None:
+        return
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_absent(
+    "ssl",  # asyncio's; nothing here speaks TLS: OpenSSL is 10 ms and 4 MiB
+    "rich",  # structlog's, for colourful tracebacks: 30 ms and 7 MiB where it is installed
+    "twisted",  # structlog's
+)
+if {"_md5", "_sha1", "_sha3", "_blake2"} <= set(sys.builtin_module_names):
+    _absent("_hashlib")  # OpenSSL again. Without it, hashlib takes the interpreter's own functions, where it has them
+_lazy("importlib.metadata")  # pydantic's, to find those plugins; with `email` and `zipfile` 15 ms and 2 MiB

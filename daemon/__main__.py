@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import structlog
@@ -22,6 +21,7 @@ from daemon import adapters, logs, settings_file
 from daemon.loop import Loop
 from daemon.service import DaemonService
 from daemon.store import Store
+from ipc import VERSION
 from ipc.dbus import Dbus
 from ipc.dispatch import Dispatcher
 from ipc.varlink import Varlink
@@ -57,7 +57,7 @@ async def life(notify: Callable[..., None]) -> None:
     store = Store(STATE, time.time)
     loaded = settings_file.load(store)
     loop = Loop(adapters.host(loaded.settings, STATE), store, loaded.settings, lambda: service.publish())
-    service = DaemonService(loop, own_version())
+    service = DaemonService(loop, VERSION)
     if store.damaged:
         loop.warn(
             "store", f"The saved state was damaged; a copy is {store.damaged}. Connect or disconnect to decide anew."
@@ -87,7 +87,7 @@ async def life(notify: Callable[..., None]) -> None:
 async def open_faces(service: DaemonService) -> list[Varlink | Dbus]:
     """Both faces. Protection is up before them and does not need them; without the socket nobody could ask for more."""
     dispatcher = Dispatcher(service)
-    faces: list[Varlink | Dbus] = [Varlink(dispatcher, own_version()), Dbus(dispatcher)]
+    faces: list[Varlink | Dbus] = [Varlink(dispatcher, VERSION), Dbus(dispatcher)]
     for face in faces:
         await face.start()
     return faces
@@ -126,14 +126,6 @@ def only_one() -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def own_version() -> str:
-    """Of the installed distribution; a bare checkout has none."""
-    try:
-        return version("tunwarden")
-    except PackageNotFoundError:
-        return "0+checkout"
 
 
 if __name__ == "__main__":

@@ -81,11 +81,11 @@ class DaemonService:
             if profile and profile not in loop.profiles:
                 raise no_such_profile(profile)
             if not profile and loop.decision.profile is None:
-                names = ", ".join(loop.profiles) or "none is stored"
+                stored = f"stored are {', '.join(loop.profiles)}" if loop.profiles else "none is stored"
                 raise ServiceError(
                     Error.NO_SUCH_PROFILE,
                     "Connect",
-                    f"no profile is chosen (stored: {names}).",
+                    f"no profile is chosen ({stored}).",
                     "Name one: `tunwarden connect NAME`, or import one: `tunwarden profiles import NAME FILE`.",
                 )
             self._choose(Target.PROTECTED, profile or loop.intent.profile)
@@ -339,7 +339,7 @@ def known_network(
         )
     except ValidationError as err:
         # pydantic's own text has several lines and an address of its documentation.
-        raise invalid("AddKnown", "; ".join(each["msg"] for each in err.errors())) from None
+        raise invalid("AddKnown", "; ".join(each["msg"].removeprefix("Value error, ") for each in err.errors())) from None
 
 
 def invalid(what: str, why: str) -> ServiceError:

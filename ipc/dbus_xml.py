@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from xml.sax.saxutils import quoteattr
 
 from ipc import interface
 from ipc.dbus_values import signature
@@ -15,6 +14,7 @@ DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">'
 )
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;"})
 STANDARD = """\
  <interface name="org.freedesktop.DBus.Introspectable">
   <method name="Introspect"><arg name="xml_data" type="s" direction="out"/></method>
@@ -100,5 +100,6 @@ def _argument(field: Field, direction: str) -> Iterator[str]:
 
 
 def _doc(indent: int, text: str) -> str:
-    value = quoteattr(text, {"\n": "&#10;"})
-    return f'{" " * indent}<annotation name="org.gtk.GDBus.DocString" value={value}/>'
+    # Not xml.sax.saxutils: it imports urllib.request, and that http.client and email (4 ms, 1 MiB).
+    value = text.translate(_ESCAPES)
+    return f'{" " * indent}<annotation name="org.gtk.GDBus.DocString" value="{value}"/>'

@@ -1,4 +1,4 @@
-"""The house: whose names the packages are, and who may import whom (design: literal packages, generic names, fenced)."""
+"""The house: whose names the packages are, and who may import whom (literal packages, generic names, fenced)."""
 
 from __future__ import annotations
 

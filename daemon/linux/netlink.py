@@ -17,6 +17,7 @@ import contextlib
 import importlib.util
 import socket
 import sys
+from collections.abc import Iterator
 from enum import IntFlag
 from types import ModuleType
 
@@ -24,7 +25,7 @@ from types import ModuleType
 def _stub_package() -> None:
     """Put an empty `pyroute2` into sys.modules whose submodules can still be imported.
 
-    The real `__init__` imports 337 modules (NDB, ctypes fixtures, unittest.mock ...): 60 ms and 5.5 MiB for nothing.
+    The real `__init__` imports 337 modules (NDB, ctypes fixtures ...): 60 ms and 5.5 MiB for nothing.
     This is not a promise of pyroute2, so pyproject pins `<0.10` and tests/daemon/linux/test_netlink.py checks it.
     """
     if "pyroute2" in sys.modules:
@@ -38,10 +39,33 @@ def _stub_package() -> None:
     sys.modules["pyroute2"] = stub
 
 
+@contextlib.contextmanager
+def _without(**stubs: ModuleType) -> Iterator[None]:
+    """Empty modules in place of real ones while pyroute2 is imported. What is loaded already stays as it is."""
+    absent = {name: module for name, module in stubs.items() if sys.modules.get(name) is None}
+    before = {name: sys.modules[name] for name in absent if name in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _empty(name: str, **content: object) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(content)
+    return module
+
+
 _stub_package()
 
-from pyroute2.iproute.linux import AsyncIPRoute  # noqa: E402  # the stub must be there first
-from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+# `unittest.mock` serves one attribute of a class that is not used here, and takes argparse and 6 ms along;
+# `ssl` for asking a server as a network probe, and takes OpenSSL and 4 MiB along.
+with _without(unittest=_empty("unittest", mock=_empty("unittest.mock", Mock=object)), ssl=_empty("ssl")):
+    from pyroute2.iproute.linux import AsyncIPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
 
 __all__ = ["AsyncIPRoute", "Group", "NetlinkError", "events", "requests"]
 

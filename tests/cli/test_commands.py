@@ -132,7 +132,7 @@ def test_no_daemon_is_neither_off_nor_a_crash() -> None:
 def test_networks(folder: Path) -> None:
     ended = tunwarden(folder, "networks", who=STRANGER)
     assert ended.out.splitlines()[1].split() == [
-        "wlan0", "Café", "\\x1b[31m", "open", "unsecured", "prompt", "wifi.unsecured", "held",
+        "wlan0", "Café", "\\x1b[31m", "open", "unsecured", "prompt", "wifi.unsecured", "tunnel", "only",
     ]  # fmt: skip
     assert "wlan0: The network has no encryption." in ended.out
     assert isinstance(tunwarden(folder, "networks", "--json").json, list)

@@ -1,7 +1,8 @@
 """The driver under test, worked by lines on standard input, inside a laboratory host. Not a test itself.
 
-The first line is the profile as JSON; each further line is a method of `WireGuard` to call, several at a time if need
-be. Every call answers with one line of JSON: {"call", "ms", "result" or "error"}.
+The argument is the backend: "go", "kernel", or "any" for the driver's own choice. The first line is the profile as
+JSON; each further line is a method of `WireGuard` to call, several at a time if need be. Every call answers with one
+line of JSON: {"call", "ms", "result" or "error"}.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from daemon.host import HostError, TunnelError
 from daemon.linux.wireguard import WireGuard
+from daemon.linux.wireguard_go import WireGuardGo
+from daemon.linux.wireguard_kernel import WireGuardKernel
 from policies.profiles import WireGuardPeer, WireGuardProfile
 
 
@@ -75,7 +78,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     profile = profile_of(json.loads(await reader.readline()))
-    driver = WireGuard()
+    driver = WireGuard({"go": [WireGuardGo()], "kernel": [WireGuardKernel()]}.get(sys.argv[1]))
     calls = set()
     while line := (await reader.readline()).decode().strip():
         task = asyncio.create_task(call(driver, profile, line))
