@@ -19,7 +19,7 @@ lint: $(VENV)/.ready
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.ready  ## alone, on an idle machine
-	@for file in bench/bench_*.py; do $(BIN)/python "$$file" || exit 1; done
+	@for file in bench/bench_*.py; do $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
 install:  ## the daemon on this machine, as a systemd service
 	@systemd/install

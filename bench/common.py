@@ -1,16 +1,27 @@
-"""What every benchmark needs: medians, and a line that can be read without the code."""
+"""What every benchmark needs: medians, a line that can be read without the code, and the machine it was measured on."""
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
+LEFTOVERS = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests")
+
+
+def title(what: str) -> None:
+    """What is measured, when and where. Take no figure seriously that was measured beside other work."""
+    when, load = time.strftime("%Y-%m-%d %H:%M"), os.getloadavg()[0]
+    where = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    print(f"--- {what}\n    {when}, {where}, load {load:.1f} before it began", flush=True)
 
 
 def report(what: str, values: Sequence[float], unit: str, goal: str = "") -> float:
@@ -21,20 +32,21 @@ def report(what: str, values: Sequence[float], unit: str, goal: str = "") -> flo
     return middle
 
 
+def cpu_ms(pid: int) -> float:
+    """User and system time that a process has used; a step is one tick of the kernel, 10 ms as a rule."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def installed() -> Iterator[str]:
     """The interpreter of an environment as `make install` makes it, without the packages of development."""
     with tempfile.TemporaryDirectory(prefix="tunwarden-bench-") as folder:
-        subprocess.run(["/usr/bin/python3", "-m", "venv", folder], check=True)
-        python = f"{folder}/bin/python"
+        python = f"{folder}/env/bin/python"
+        subprocess.run(["/usr/bin/python3", "-m", "venv", f"{folder}/env"], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--require-hashes", "-r", str(TOP / "requirements.lock")], check=True)
-        subprocess.run([*pip, "--no-deps", str(TOP)], check=True, stderr=subprocess.DEVNULL)
+        lock = ["--require-hashes", "-r", str(TOP / "requirements.lock")]
+        subprocess.run([*pip, *lock], check=True, stderr=subprocess.DEVNULL)
+        shutil.copytree(TOP, f"{folder}/copy", ignore=LEFTOVERS)  # building leaves things behind
+        subprocess.run([*pip, "--no-deps", f"{folder}/copy"], check=True, stderr=subprocess.DEVNULL)
         yield python
-
-
-def main(title: str, *parts: str) -> None:
-    """The heading of a benchmark."""
-    print(f"--- {title}", file=sys.stderr)
-    for part in parts:
-        print(part, flush=True)

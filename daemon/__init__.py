@@ -1,6 +1,5 @@
 """The privileged daemon: the state machine and every effect."""
 
-import importlib.util
 import os
 import sys
 
@@ -19,16 +18,6 @@ def _absent(*names: str) -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
-def _lazy(name: str) -> None:
-    """A module that is loaded when it is first used: the recipe of importlib's documentation."""
-    spec = importlib.util.find_spec(name)
-    if name in sys.modules or spec is None or spec.loader is None:
-        return
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-
-
 _absent(
     "ssl",  # asyncio's; nothing here speaks TLS: OpenSSL is 10 ms and 4 MiB
     "rich",  # structlog's, for colourful tracebacks: 30 ms and 7 MiB where it is installed
@@ -36,4 +25,3 @@ _absent(
 )
 if {"_md5", "_sha1", "_sha3", "_blake2"} <= set(sys.builtin_module_names):
     _absent("_hashlib")  # OpenSSL again. Without it, hashlib takes the interpreter's own functions, where it has them
-_lazy("importlib.metadata")  # pydantic's, to find those plugins; with `email` and `zipfile` 15 ms and 2 MiB

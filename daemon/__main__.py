@@ -18,17 +18,20 @@ from pathlib import Path
 import structlog
 
 from daemon import adapters, logs, settings_file
-from daemon.loop import Loop
+from daemon.loop import LinksHint, Loop
 from daemon.service import DaemonService
 from daemon.store import Store
 from ipc import VERSION
 from ipc.dbus import Dbus
+from ipc.dbus_session import NameTakenError
 from ipc.dispatch import Dispatcher
+from ipc.sockets import SocketError
 from ipc.varlink import Varlink
 from policies.states import Changed, Event
 
 RUN = Path("/run/tunwarden")
 STATE = Path("/var/lib/tunwarden")
+FACE_AGAIN_S = 5.0  # after a face could not be offered
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 log = structlog.get_logger()
@@ -36,6 +39,7 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Exit 0 after a SIGTERM or SIGINT, 1 with a sentence when it cannot run here."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings are about to be read; by default it would end us
     os.umask(0o077)
     logs.configure()
     if os.geteuid() != 0:
@@ -58,16 +62,17 @@ async def life(notify: Callable[..., None]) -> None:
     loaded = settings_file.load(store)
     loop = Loop(adapters.host(loaded.settings, STATE), store, loaded.settings, lambda: service.publish())
     service = DaemonService(loop, VERSION)
-    if store.damaged:
-        loop.warn(
-            "store", f"The saved state was damaged; a copy is {store.damaged}. Connect or disconnect to decide anew."
-        )
+    if store.trouble:
+        log.error("store", problem=store.trouble)
     take_settings(loop, loaded)
-    running.add_signal_handler(signal.SIGHUP, lambda: loop.post_command(lambda: reloaded(loop, store)))
+    running.add_signal_handler(signal.SIGHUP, Reloading(loop, store).ask)
 
     protection = asyncio.create_task(loop.run())
     await asyncio.wait({protection, asyncio.create_task(loop.settled.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    faces = await open_faces(service)
+    tried = [asyncio.Event(), asyncio.Event()]
+    faces = [asyncio.create_task(offered(*each, loop)) for each in zip(all_faces(service), tried, strict=True)]
+    for each in tried:
+        await each.wait()
     notify("READY=1", f"STATUS={loop.state.phase.value}")
     log.info("ready", phase=loop.state.phase.value)
 
@@ -75,7 +80,8 @@ async def life(notify: Callable[..., None]) -> None:
     await asyncio.wait({protection, stopping}, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     for face in faces:
-        await face.stop()
+        face.cancel()
+    await asyncio.wait(faces)
     if protection.done():  # it never returns by itself: this is a defect, and the rules stay in the kernel
         await protection
     protection.cancel()
@@ -84,13 +90,32 @@ async def life(notify: Callable[..., None]) -> None:
     log.info("handed over", phase=loop.state.phase.value)
 
 
-async def open_faces(service: DaemonService) -> list[Varlink | Dbus]:
-    """Both faces. Protection is up before them and does not need them; without the socket nobody could ask for more."""
+def all_faces(service: DaemonService) -> list[Varlink | Dbus]:
+    """Both faces. Protection is up before them and does not need them."""
     dispatcher = Dispatcher(service)
-    faces: list[Varlink | Dbus] = [Varlink(dispatcher, VERSION), Dbus(dispatcher)]
-    for face in faces:
-        await face.start()
-    return faces
+    return [Varlink(dispatcher, VERSION), Dbus(dispatcher)]
+
+
+async def offered(face: Varlink | Dbus, tried: asyncio.Event, loop: Loop) -> None:
+    """Serves until cancelled. A face that cannot be offered is no reason to stop guarding the network."""
+    topic = type(face).__name__
+    try:
+        while True:
+            try:
+                await face.start()
+                break
+            except (OSError, SocketError, NameTakenError) as err:
+                log.error("cannot be asked", face=topic, why=str(err), again_in_s=FACE_AGAIN_S)
+                loop.warn(topic, f"The service cannot be asked over {topic}: {err}")
+                loop.post(Changed())
+            tried.set()
+            await asyncio.sleep(FACE_AGAIN_S)
+        tried.set()
+        if loop.warnings.pop(topic, None):
+            loop.post(Changed())
+        await asyncio.Event().wait()
+    finally:
+        await face.stop()
 
 
 def take_settings(loop: Loop, loaded: settings_file.Loaded) -> None:
@@ -103,10 +128,24 @@ def take_settings(loop: Loop, loaded: settings_file.Loaded) -> None:
         log.warning("settings", problem=loaded.warning)
 
 
-async def reloaded(loop: Loop, store: Store) -> Event:
-    """SIGHUP: read the settings file again."""
-    take_settings(loop, settings_file.load(store))
-    return Changed()
+class Reloading:
+    """SIGHUP: read the settings file again. However many are asked for, one waits at most."""
+
+    def __init__(self, loop: Loop, store: Store) -> None:
+        self._loop, self._store = loop, store
+        self._waits = False
+
+    def ask(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._loop.post_command(self._reload)
+
+    async def _reload(self) -> Event:
+        self._waits = False
+        in_force = None if self._loop.facts.settings_broken else self._loop.settings
+        take_settings(self._loop, settings_file.load(self._store, in_force=in_force))
+        self._loop.post(LinksHint())  # other rules may say what a link is
+        return Changed()
 
 
 @contextmanager

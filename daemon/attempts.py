@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -14,40 +14,43 @@ from policies.states import Cause, Event, TunnelClosed, TunnelDown, TunnelUp
 
 log = structlog.get_logger()
 
+CANCEL_AGAIN_S = 10.0  # twice what closing a tunnel may take
+
 
 class Attempts:
     """At most one attempt lives. Each answers with TunnelUp, then TunnelDown, or with TunnelDown alone."""
 
     def __init__(self, driver: TunnelDriver, post: Callable[[Event], None], report: Callable[[str], None]) -> None:
         self._driver, self._post, self._report = driver, post, report
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []  # those that have not ended; all but the last are cancelled
 
     def open(self, attempt: int, profile: WireGuardProfile, timeout_s: float) -> None:
         """Replaces the attempt under way, if any: its tunnel is taken down first."""
-        self._replace(self._open(attempt, profile, timeout_s))
+        self._replace(lambda: self._open(attempt, profile, timeout_s))
 
     def close(self, attempt: int) -> None:
         """Ends the attempt under way, and answers with TunnelClosed whatever happens."""
-        self._replace(self._close(attempt))
-
-    async def stop(self) -> None:
-        """Ends the attempt and its tunnel, without an answer."""
-        await _cancelled(self._task)
-        self._task = None
-        await self._driver.close()
+        self._replace(lambda: self._close(attempt))
 
     async def abandon(self) -> None:
         """Stops watching; the tunnel stays as it is."""
-        await _cancelled(self._task)
+        self._cancel()
+        await _ended(self._tasks)
 
-    def _replace(self, work: Coroutine[Any, Any, None]) -> None:
-        former = self._task
+    def _replace(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        former = self._cancel()
 
         async def in_turn() -> None:
-            await _cancelled(former)
-            await work
+            await _ended(former)  # of all, for the last may never have begun: two would take each other's link away
+            await work()
 
-        self._task = asyncio.get_running_loop().create_task(in_turn())
+        self._tasks = [*former, asyncio.get_running_loop().create_task(in_turn())]
+
+    def _cancel(self) -> list[asyncio.Task[None]]:
+        """Those that have not ended yet. Each is cancelled once: a second time would cut short its tidying up."""
+        if self._tasks:
+            self._tasks[-1].cancel()
+        return [task for task in self._tasks if not task.done()]
 
     async def _open(self, attempt: int, profile: WireGuardProfile, timeout_s: float) -> None:
         try:
@@ -71,12 +74,16 @@ class Attempts:
             await self._driver.close()
         except HostError as err:
             self._report(str(err))
+        except Exception:  # a defect in a driver must not hide behind the answer
+            log.exception("tunnel driver failed", attempt=attempt)
         finally:
             self._post(TunnelClosed(attempt))
 
 
-async def _cancelled(task: asyncio.Task[None] | None) -> None:
-    if task is None:
-        return
-    task.cancel()
-    await asyncio.wait([task])
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Returns when all have. asyncio.wait_for may swallow a cancellation (python/cpython#86296), so it is repeated."""
+    pending = set(tasks)
+    while pending:
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        for task in pending:
+            task.cancel()

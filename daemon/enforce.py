@@ -25,6 +25,7 @@ class Enforcer:
     def __init__(self, firewall: Firewall, routes: Routes) -> None:
         self._firewall, self._routes = firewall, routes
         self.enforced: FirewallPolicy | None = None
+        self._open: frozenset[str] = frozenset()  # the links that the firewall was last told to clear
 
     @property
     def blocking(self) -> bool:
@@ -32,25 +33,29 @@ class Enforcer:
         return self.enforced is not None and self.enforced.closed
 
     async def set(self, policy: FirewallPolicy) -> bool:
-        """Whether anything had to be done. Raises EnforceError; then neither layer was widened by more than it was."""
-        if policy == self.enforced:
-            return False
-        self.enforced = None
+        """Whether this is another policy. One that is in force already is read back, and repaired where it is not.
+
+        Raises EnforceError; then neither layer was widened by more than it was.
+        """
+        another, self.enforced = policy != self.enforced, None
         layers = [(Cause.FIREWALL_FAILED, self._firewall.set), (Cause.ROUTES_FAILED, self._routes.set)]
-        if not policy.closed or policy.tunnel is not None:
+        narrows = policy.tunnel is None and policy.cleared <= self._open
+        if not narrows:
             layers.reverse()
         failures: list[tuple[Cause, HostError]] = []
         for cause, apply in layers:
-            if failures and not (policy.closed and policy.tunnel is None):
+            if failures and not narrows:
                 break  # never widen the second layer after the first has refused
             try:
                 await apply(policy)
             except HostError as err:
                 failures.append((cause, err))
+            else:
+                self._open = policy.cleared if cause is Cause.FIREWALL_FAILED else self._open
         if failures:
             raise EnforceError(failures[0][0], "; ".join(str(err) for _, err in failures))
         self.enforced = policy
-        return True
+        return another
 
     async def reset(self) -> None:
         """Open the machine: on the way out of an unprotected state only. Raises HostError."""

@@ -46,14 +46,14 @@ def link(path: Path, target: str) -> None:
         os.fsync(folder)
 
 
-def read(path: Path, longest: int = LONGEST) -> bytes:
+def read(path: Path, longest: int = LONGEST, follow: bool = False) -> bytes:
     """The content of a regular file that root owns and only root writes. Raises OSError.
 
     PermissionError when others could have written it, EFBIG when it is longer than `longest` bytes,
-    ELOOP when it is a symbolic link.
+    ELOOP when it is a symbolic link, unless `follow` says that root may have put one there.
     """
     # O_NONBLOCK: opening a FIFO somebody put there must not hang.
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):

@@ -19,7 +19,7 @@ from policies.facts import Facts, Link, LinkKind
 from policies.firewall import firewall
 from policies.profiles import WireGuardProfile
 from policies.profiles import facts as profile_facts
-from policies.settings import Settings
+from policies.settings import KnownNetwork, Settings
 from policies.states import (
     Action,
     Cause,
@@ -41,6 +41,7 @@ log = structlog.get_logger()
 # After an association the Wi-Fi source is asked again even if it stays silent: a link that flaps and returns to the
 # same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
 REREAD_S = 0.3
+AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,14 @@ class Loop:
         self.settings = settings
         self.state: State = START
         self.intent: Intent = store.intent()
-        self.facts = Facts(store_broken=store.damaged is not None)
+        self.facts = Facts(store_broken=store.trouble is not None)
+        self.known: tuple[KnownNetwork, ...] = ()
         self.profiles: Mapping[str, WireGuardProfile] = {}
         self.enforcer = Enforcer(host.firewall, host.routes)
         self.warnings: dict[str, str] = {}  # by topic, so that a warning ends when its topic is well again
         self._resolvers_set = True  # by an earlier daemon, for all we know
+        if store.trouble:
+            self.warn("trouble", store.trouble)
         self.load_profiles()
         self.load_known()
         self.decision: Decision = decide(self.facts, self._settings_in_force(), self.intent)
@@ -111,7 +115,7 @@ class Loop:
     def post_command(self, run: Callable[[], Awaitable[Event]]) -> None:
         """The same where nobody waits for the result."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(lambda ended: ended.exception())  # the command has logged what went wrong
+        done.add_done_callback(_logged)
         self.post(Command(run, done))
 
     # --- the line ----------------------------------------------------------------------------------------------------
@@ -138,15 +142,10 @@ class Loop:
 
     async def _take(self, event: Inboxed) -> None:
         match event:
-            case LinksHint():
-                before = self.facts
-                await self._read_links()
-                if self.facts != before:
-                    await self._handle(Changed())
-            case WifiHint():
-                before = self.facts
-                await self._read_wifi()
-                if self.facts != before:
+            case LinksHint() | WifiHint():
+                before, told = self.facts, dict(self.warnings)
+                await (self._read_links() if isinstance(event, LinksHint) else self._read_wifi())
+                if self.facts != before or self.warnings != told:
                     await self._handle(Changed())
             case Overdue(ifname, generation):
                 if self._generations.get(ifname) == generation and ifname not in self.facts.wifi:
@@ -158,14 +157,16 @@ class Loop:
                 await self._handle(event)
 
     async def _obey(self, run: Callable[[], Awaitable[Event]], done: asyncio.Future[None]) -> None:
+        """What `run` raises is the caller's. What comes after is ours: it ends us, and the rules stay in the kernel."""
         try:
-            await self._handle(await run())
+            event = await run()
         except Exception as err:
             if not done.done():
                 done.set_exception(err)
-        else:
-            if not done.done():
-                done.set_result(None)
+            return
+        await self._handle(event)
+        if not done.done():
+            done.set_result(None)
 
     async def _handle(self, event: Event) -> None:
         """One event, whole: decide, step, act, publish."""
@@ -187,6 +188,16 @@ class Loop:
         try:
             self.store.save_intent(intent)
             self.warnings.pop("store", None)
+        except StoreError as err:
+            self.warn("store", f"The choice could not be saved and is lost at the next start: {err}")
+
+    def decide_anew(self) -> None:
+        """A user says what is wanted: that settles what a damaged store left open."""
+        self.facts = replace(self.facts, store_broken=False)
+        if not self.store.unkept:  # or it is still true that nothing is kept
+            self.warnings.pop("trouble", None)
+        try:
+            self.store.decided()
         except StoreError as err:
             self.warn("store", f"The choice could not be saved and is lost at the next start: {err}")
 
@@ -219,7 +230,10 @@ class Loop:
                 self._resolvers_set = True
                 await self.host.resolver.set(tunnel)
                 self.warnings.pop("tunnel", None)
+                self.warnings.pop(Cause.RESOLVER_FAILED, None)
             case RestoreResolvers():
+                self.warnings.pop("tunnel", None)
+                self.warnings.pop(Cause.RESOLVER_FAILED, None)
                 await self._restore_resolvers()
             case ScheduleRetry(attempt, failures):
                 self._later("retry", self._delay(failures), RetryDue(attempt))
@@ -259,11 +273,31 @@ class Loop:
     # --- facts -------------------------------------------------------------------------------------------------------
 
     async def _hint(self, watch: Callable[[], AsyncIterator[None]], hint: LinksHint | WifiHint) -> None:
-        async for _ in watch():
+        """A watch never ends; one that does all the same must not leave us blind."""
+        while True:
+            try:
+                async for _ in watch():
+                    self.post(hint)
+                log.error("a watch has ended", hint=type(hint).__name__)
+            except Exception:
+                log.exception("a watch has failed", hint=type(hint).__name__)
             self.post(hint)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _links(self) -> tuple[Link, ...]:
+        """All links; none where the kernel does not tell: then nothing is cleared."""
+        try:
+            links = await self.host.links.read()
+        except HostError as err:
+            self.warn("links", f"The network links cannot be read, so nothing may pass: {err}")
+            log.error("links unreadable", error=str(err))
+            self._later("links", AGAIN_S, LinksHint())
+            return ()
+        self.warnings.pop("links", None)
+        return links
 
     async def _read_links(self) -> None:
-        links = await self.host.links.read()
+        links = await self._links()
         before = {link.ifname: link for link in self.facts.links}
         wifi = {link.ifname: link for link in links if link.kind is LinkKind.WIFI and link.is_uplink}
         same = {ifname for ifname, link in wifi.items() if _same_association(before.get(ifname), link)}
@@ -283,6 +317,8 @@ class Loop:
         found = await self.host.wifi.read()
         up = {link.ifname for link in self.facts.uplinks if link.kind is LinkKind.WIFI}
         wifi = {ifname: network for ifname, network in found.items() if ifname in up}
+        for ifname in self.facts.wifi.keys() - wifi.keys():
+            self._expect(ifname)  # its source has gone: if nobody else tells in time, it is a strange network
         self.facts = replace(self.facts, wifi=wifi, overdue=self.facts.overdue - wifi.keys())
 
     # --- settings, profiles ------------------------------------------------------------------------------------------
@@ -300,12 +336,20 @@ class Loop:
 
     def load_known(self) -> None:
         """Read the networks that users saved anew. Post Changed afterwards."""
-        self.known = self.store.known()
+        try:
+            self.known = self.store.known()
+            self.warnings.pop("known", None)
+        except StoreError as err:
+            self.warn("known", f"The saved networks cannot be read; those read before count: {err}")
 
     def load_profiles(self) -> None:
         """Read the profiles anew. Post Changed afterwards."""
         self.profiles = self.store.profiles()
-        self.facts = replace(self.facts, profiles={name: profile_facts(p) for name, p in self.profiles.items()})
+        self.facts = replace(
+            self.facts,
+            profiles={name: profile_facts(p) for name, p in self.profiles.items()},
+            profiles_damaged=bool(self.store.damaged_profiles),
+        )
         self.warnings.pop("profiles", None)
         if self.store.warnings:
             self.warn("profiles", " ".join(self.store.warnings))
@@ -322,8 +366,17 @@ class Loop:
         await self._attempts.abandon()
         policy = self.enforcer.enforced
         if policy is not None and not policy.capture and not self.decision.lockdown and self.decision.closed is None:
-            await self.enforcer.reset()
+            try:
+                await self.enforcer.reset()
+            except HostError as err:
+                log.error("the machine could not be left open", error=str(err))
         self.store.close()
+
+
+def _logged(ended: asyncio.Future[None]) -> None:
+    """Nobody waits for this command, so the log tells what went wrong."""
+    if not ended.cancelled() and (err := ended.exception()):
+        log.error("command failed", error=repr(err), exc_info=err)
 
 
 def _same_association(before: Link | None, now: Link) -> bool:
@@ -331,6 +384,7 @@ def _same_association(before: Link | None, now: Link) -> bool:
     return (
         before is not None
         and before.is_uplink
+        and before.kind is now.kind
         and before.ifindex == now.ifindex
         and before.carrier_changes == now.carrier_changes
     )

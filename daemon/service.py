@@ -110,7 +110,7 @@ class DaemonService:
     def _choose(self, target: Target, profile: str | None) -> None:
         """A user's own choice holds until the network changes, and settles what a damaged store left open."""
         loop = self._loop
-        loop.facts = replace(loop.facts, store_broken=False)
+        loop.decide_anew()
         manual = Manual(target, loop.decision.network)
         loop.keep(replace(loop.intent, target=target, manual=manual, profile=profile))
 
@@ -260,18 +260,23 @@ class DaemonService:
         """Names of servers are resolved now, once: while a tunnel is being made no DNS may pass."""
         hosts = {peer.host: peer.port for peer in profile.peers if peer.host and not peer.addresses}
         found: dict[str, tuple[Address, ...]] = {}
+        until = asyncio.get_running_loop().time() + RESOLVE_S  # for all of them: the caller does not wait for ever
         for host, port in hosts.items():
             try:
-                async with asyncio.timeout(RESOLVE_S):
+                async with asyncio.timeout_at(until):
                     answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            except (OSError, TimeoutError):
+                # A link-local address is one only together with its link, which no profile names.
+                texts = dict.fromkeys(str(each[4][0]) for each in answers)
+                found[host] = tuple(ip_address(text) for text in texts if "%" not in text)
+            except (OSError, TimeoutError, UnicodeError):
+                found[host] = ()
+            if not found[host]:
                 raise ServiceError(
                     Error.PROFILE_REFUSED,
                     "Import",
                     f"Endpoint: the name {host} cannot be resolved now.",
                     "Write the server's address instead, or import while this machine can resolve names.",
-                ) from None
-            found[host] = tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
+                )
         return with_addresses(profile, found) if found else profile
 
     async def list_profiles(self, caller: Caller) -> tuple[interface.Profile, ...]:
@@ -289,7 +294,7 @@ class DaemonService:
     async def remove_profile(self, caller: Caller, name: str) -> None:
         async def run() -> Event:
             loop = self._loop
-            if name not in loop.profiles:
+            if name not in loop.profiles and name not in loop.store.damaged_profiles:
                 raise no_such_profile(name)
             if loop.state.profile is not None and loop.state.profile.name == name:
                 raise ServiceError(Error.NOT_NOW, "Remove", f"{name} is in use.", "Disconnect first.")
@@ -299,7 +304,7 @@ class DaemonService:
                 loop.keep(replace(loop.intent, profile=None))
             return Changed()
 
-        await self._change(caller, f"remove profile {name}", run)
+        await self._change(caller, f"remove profile {name!r}", run)
 
     # --- Diagnostics -------------------------------------------------------------------------------------------------
 
@@ -339,7 +344,9 @@ def known_network(
         )
     except ValidationError as err:
         # pydantic's own text has several lines and an address of its documentation.
-        raise invalid("AddKnown", "; ".join(each["msg"].removeprefix("Value error, ") for each in err.errors())) from None
+        raise invalid(
+            "AddKnown", "; ".join(each["msg"].removeprefix("Value error, ") for each in err.errors())
+        ) from None
 
 
 def invalid(what: str, why: str) -> ServiceError:

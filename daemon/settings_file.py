@@ -1,12 +1,14 @@
-"""The administrator's file. With errors in it the last good text counts and people are told; else all is shut."""
+"""The administrator's file. With errors the last good text counts, and people are told; with none, nothing opens."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon import files
 from daemon.store import Store, StoreError
-from policies.settings import Settings, SettingsError, parse_settings
+from policies.settings import Problem, Settings, SettingsError, parse_settings
 
 FILE = Path("/etc/tunwarden/tunwarden.toml")
 LARGEST = 1 << 20  # bytes
@@ -19,30 +21,42 @@ class Loaded:
     broken: bool = False  # nothing usable was found: everything stays closed
 
 
-def load(store: Store, file: Path = FILE) -> Loaded:
-    """The settings in force. No file at all is a fresh install: the defaults."""
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(LARGEST + 1)
-        settings = parse_settings(raw.decode(), str(file))
-    except FileNotFoundError:
+def load(store: Store, file: Path = FILE, in_force: Settings | None = None) -> Loaded:
+    """The settings to put in force. No file at all is a fresh install: the defaults.
+
+    `in_force` are those of a running daemon; None at the start, or while none could be used.
+    """
+    if not os.path.lexists(file):
         return Loaded(Settings())
-    except (OSError, UnicodeDecodeError, SettingsError) as err:
-        return _last_good(store, f"{file}: {err}" if not isinstance(err, SettingsError) else str(err))
     try:
-        store.save_good_settings(raw.decode())
+        text = _text(file)
+        settings = parse_settings(text, str(file))
+    except SettingsError as err:
+        return _last_good(store, in_force, str(err))
+    try:
+        store.save_good_settings(text)
     except StoreError as err:
         return Loaded(settings, f"The settings are in force, but could not be kept for the next start: {err}")
     return Loaded(settings)
 
 
-def _last_good(store: Store, why: str) -> Loaded:
-    text = store.last_good_settings()
-    if text is not None:
-        try:
+def _text(file: Path) -> str:
+    """Raises SettingsError, also where others could have written the file. Links are followed (to /nix/store, say)."""
+    try:
+        # The parser names the line of a byte that is no UTF-8.
+        return files.read(file, LARGEST, follow=True).decode(errors="surrogateescape")
+    except OSError as err:
+        raise SettingsError([Problem(str(file), 1, "", f"cannot be used: {err.strerror}")]) from err
+
+
+def _last_good(store: Store, in_force: Settings | None, why: str) -> Loaded:
+    settings = in_force
+    try:
+        text = store.last_good_settings()
+        if settings is None and text is not None:
             settings = parse_settings(text, "the last good settings")
-        except SettingsError as err:  # written by another version, perhaps
-            why = f"{why}\n{err}"
-        else:
-            return Loaded(settings, f"The settings file has errors; the last good settings are in force.\n{why}")
-    return Loaded(Settings(), f"The settings file has errors, so nothing may pass.\n{why}", broken=True)
+    except (StoreError, SettingsError) as err:  # written by another version, perhaps
+        why = f"{why}\n{err}"
+    if settings is None:
+        return Loaded(Settings(), f"The settings file has errors, so nothing may pass.\n{why}", broken=True)
+    return Loaded(settings, f"The settings file has errors; the last good settings are in force.\n{why}")

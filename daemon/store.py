@@ -1,18 +1,22 @@
 """What must outlive the process: the intent, the known networks users saved, the last good settings, the profiles.
 
-SQLite in WAL mode with synchronous=FULL: a choice is on the disk before it is acted on. A damaged database is set aside
-under another name and a new one begun; the caller then starts closed and says so. Profiles are files of their own
-(root-only, one each), so that a damaged database loses no keys.
+SQLite in WAL mode with synchronous=FULL: a choice is on the disk before it is acted on, and in the database itself
+before the next one, so a lost or damaged WAL file loses nothing. A damaged database is set aside under another name and
+a new one begun, in which `trouble` is written first: until a user decides anew, every start is a closed one. Where the
+disk refuses (read-only, full, not ours alone), nothing is kept (`unkept`) and the start is closed as well.
+
+Profiles are files of their own (root-only, one each), so that a damaged database loses no keys.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from daemon import files
 from policies.decide import Intent, Manual
@@ -21,116 +25,213 @@ from policies.settings import KnownNetwork, known_from_json, known_to_json
 from policies.states import Target
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS known (ssid TEXT PRIMARY KEY, network TEXT NOT NULL) STRICT;
+CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE known (ssid TEXT PRIMARY KEY, network TEXT NOT NULL) STRICT;
 """
 _VERSION = 1
 LARGEST = 4 << 20  # bytes of a profile file: the longest text that can be imported, with room for its JSON
+_KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?)"
+_ALONE = "PRAGMA locking_mode=EXCLUSIVE"  # so no shared memory is needed, whose file cannot be made on a full disk
+_DECIDE = "Connect or disconnect to decide anew."
 
-T = TypeVar("T")
+# What the database answers when nothing is wrong with it, but with the disk or another program (primary result codes
+# of https://sqlite.org/rescode.html). It must not be set aside for that.
+_DISK_REFUSES = frozenset(
+    {
+        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH,
+    }
+)  # fmt: skip
+_HEADER, _WAL_MAGIC = 32, (0x377F0682, 0x377F0683)  # https://sqlite.org/fileformat2.html
 
 
 class StoreError(Exception):
-    """The store cannot be written: `str()` says which file and why."""
+    """The store cannot be read or written: `str()` says which file and why."""
+
+
+class _DamagedError(Exception):
+    """The database is there, but is not one of ours in good health."""
 
 
 class Store:
-    """One folder, root-only. Open it once; every method returns when the change is on the disk."""
+    """One folder, root-only. Open it once; every method returns when the change is on the disk. Never fails to open."""
 
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
-        self.folder = folder
-        self.damaged: str | None = None  # where a damaged database was set aside, in this start
-        self.warnings: list[str] = []
-        self._file = folder / "tunwarden.db"
+        self.folder = folder.resolve()  # an administrator may have moved it to another disk
+        self.trouble: str | None = None  # why nobody knows what was wanted last, until `decided`
+        self.unkept: str | None = None  # why nothing can be kept in this run; then `trouble` is set too
+        self.warnings: list[str] = []  # about profile files
+        self.damaged_profiles: frozenset[str] = frozenset()
+        self._file = self.folder / "tunwarden.db"
         self._now = now
-        files.make_folder(folder / "profiles")
-        folder.chmod(0o700)
-        self._db = self._open()
-
-    def _open(self) -> sqlite3.Connection:
         try:
+            self._db = self._prepared()
+        except (OSError, sqlite3.Error) as err:
+            self.unkept = f"{self._file}: {_reason(err)}"
+            self.trouble = f"The saved state cannot be used, and nothing is kept: {self.unkept}. {_DECIDE}"
+            self._db = self._create(":memory:", None)
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def _prepared(self) -> sqlite3.Connection:
+        """Raises OSError, sqlite3.Error: then the disk refuses."""
+        files.make_folder(self.folder)
+        self.folder.chmod(0o700)
+        files.make_folder(self.folder / "profiles")
+        try:
+            if not self._parts():
+                used = list(self.folder.glob("profiles/*.json")) + list(self.folder.glob("tunwarden.db.damaged-*"))
+                lost = f"The saved state {self._file} has gone. {_DECIDE}" if used else None
+                return self._create(self._file, lost)
             return self._connect()
-        except sqlite3.DatabaseError:
+        except _DamagedError as err:
             aside = self._set_aside()
-            self.damaged = str(aside)
-            return self._connect()
+            return self._create(self._file, f"The saved state was damaged ({err}); a copy is {aside}. {_DECIDE}")
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+    def _create(self, file: Path | str, trouble: str | None) -> sqlite3.Connection:
+        """A new database, whole: a crash leaves none, or one that says what became of the former."""
+        db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA cache_size=-256")
-            (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if sound != "ok":
-                raise sqlite3.DatabaseError(sound)
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise sqlite3.DatabaseError(f"written by a newer version ({version})")
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version={_VERSION}")
-            # Whatever is in there must also be readable, or it is as good as damaged.
-            self._read_all(db)
-        except Exception as err:
+            db.execute(_ALONE)
+            _prepare(db)
+            kept = {"intent": _intent_to_json(Intent())} | ({"trouble": trouble} if trouble else {})
+            db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_VERSION};")
+            db.executemany(_KEEP, kept.items())
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except BaseException:
             db.close()
-            raise err if isinstance(err, sqlite3.DatabaseError) else sqlite3.DatabaseError(str(err)) from err
+            raise
+        self.trouble = trouble or self.trouble
         return db
 
+    def _connect(self) -> sqlite3.Connection:
+        """Raises _DamagedError, sqlite3.Error, OSError."""
+        if self._file.is_symlink() or not self._file.is_file():
+            raise _DamagedError("it is not a file")
+        self._check_files()
+        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute(_ALONE)
+            (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != "ok":
+                raise _DamagedError(sound)
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != _VERSION:
+                raise _DamagedError(f"its layout is number {version}, not {_VERSION}")
+            self._read_all(db)  # whatever is in there must also be readable, or it is as good as damaged
+            _prepare(db)  # not before: a copy set aside is to be what was found
+        except sqlite3.Error as err:
+            db.close()
+            if getattr(err, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DISK_REFUSES:
+                raise
+            raise _DamagedError(str(err)) from err
+        except Exception as err:
+            db.close()
+            raise _DamagedError(str(err) or type(err).__name__) from err
+        return db
+
+    def _check_files(self) -> None:
+        """What SQLite takes without a word: no content for a new database, a senseless WAL for an empty one, half a
+        page for a whole one. Raises _DamagedError.
+        """
+        size, wal = self._file.stat().st_size, self._file.with_name(self._file.name + "-wal")
+        if not size:
+            raise _DamagedError("it is empty")
+        if os.path.lexists(wal):
+            if wal.is_symlink() or not wal.is_file():
+                raise _DamagedError("its WAL is not a file")
+            header = _beginning(wal)
+            if len(header) == _HEADER and int.from_bytes(header[:4]) not in _WAL_MAGIC:
+                raise _DamagedError("its WAL is not one")
+            if header:
+                return  # it holds pages that the file may lack
+        if size % (int.from_bytes(_beginning(self._file)[16:18]) or size):
+            raise _DamagedError("it was cut short")
+
     def _read_all(self, db: sqlite3.Connection) -> None:
-        for (value,) in db.execute("SELECT value FROM kept WHERE name = 'intent'"):
-            _intent_from_json(value)
+        kept = dict(db.execute("SELECT name, value FROM kept"))
+        _intent_from_json(kept["intent"])
         for (network,) in db.execute("SELECT network FROM known"):
             known_from_json(network)
+        self.trouble = kept.get("trouble")
+
+    def _parts(self) -> list[Path]:
+        named = [self._file.with_name(self._file.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+        return [part for part in named if os.path.lexists(part)]
 
     def _set_aside(self) -> Path:
-        aside = self.folder / f"tunwarden.db.damaged-{int(self._now())}"
-        for suffix in ("", "-wal", "-shm"):
-            part = self._file.with_name(self._file.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-        return aside
+        number, name = 0, f"tunwarden.db.damaged-{int(self._now())}"
+        while list(self.folder.glob(f"{name}*")):  # the clock may stand still or go back: never over an earlier copy
+            number += 1
+            name = f"tunwarden.db.damaged-{int(self._now())}.{number}"
+        for part in self._parts():
+            part.rename(self.folder / part.name.replace("tunwarden.db", name, 1))
+        return self.folder / name
 
     def close(self) -> None:
         self._db.close()
 
+    # --- reading and writing -----------------------------------------------------------------------------------------
+
     def _write(self, statement: str, values: tuple[str, ...]) -> None:
+        if self.unkept:
+            raise StoreError(self.unkept)
         try:
             self._db.execute(statement, values)
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as err:
+            raise StoreError(f"{self._file}: {err}") from err
+
+    def _read(self, statement: str, *values: str) -> list[Any]:
+        try:
+            return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as err:
             raise StoreError(f"{self._file}: {err}") from err
 
     def _kept(self, name: str) -> str | None:
-        row = self._db.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._read("SELECT value FROM kept WHERE name = ?", name)
+        return str(rows[0][0]) if rows else None
 
     # --- intent ------------------------------------------------------------------------------------------------------
 
     def intent(self) -> Intent:
-        """What was wanted last; a fresh install wants nothing."""
-        text = self._kept("intent")
-        return Intent() if text is None else _intent_from_json(text)
+        """What was wanted last; a fresh install wants nothing. Raises StoreError."""
+        try:
+            return _intent_from_json(self._kept("intent") or "")
+        except (ValueError, TypeError, LookupError, AttributeError) as err:
+            raise StoreError(f"{self._file}: the intent is damaged") from err
 
     def save_intent(self, intent: Intent) -> None:
         """Raises StoreError."""
-        self._write("INSERT OR REPLACE INTO kept VALUES ('intent', ?)", (json.dumps(asdict(intent)),))
+        self._write(_KEEP, ("intent", _intent_to_json(intent)))
+
+    def decided(self) -> None:
+        """A user has said what is wanted: `trouble` ends, also for the next start. Raises StoreError."""
+        if self.trouble is None:
+            return
+        self.trouble = None
+        self._write("DELETE FROM kept WHERE name = ?", ("trouble",))
 
     # --- settings ----------------------------------------------------------------------------------------------------
 
     def last_good_settings(self) -> str | None:
-        """The text of the settings file when it last had no errors."""
+        """The text of the settings file when it last had no errors. Raises StoreError."""
         return self._kept("settings")
 
     def save_good_settings(self, text: str) -> None:
         """Raises StoreError."""
         if text != self._kept("settings"):
-            self._write("INSERT OR REPLACE INTO kept VALUES ('settings', ?)", (text,))
+            self._write(_KEEP, ("settings", text))
 
     # --- known networks ----------------------------------------------------------------------------------------------
 
     def known(self) -> tuple[KnownNetwork, ...]:
-        """The networks users saved, by SSID bytes."""
-        rows = self._db.execute("SELECT network FROM known ORDER BY ssid").fetchall()
-        return tuple(known_from_json(text) for (text,) in rows)
+        """The networks users saved, by SSID bytes. Raises StoreError."""
+        try:
+            return tuple(known_from_json(text) for (text,) in self._read("SELECT network FROM known ORDER BY ssid"))
+        except ValueError as err:
+            raise StoreError(f"{self._file}: {err}") from err
 
     def save_known(self, network: KnownNetwork) -> None:
         """Replaces the one of the same SSID. Raises StoreError."""
@@ -138,23 +239,27 @@ class Store:
 
     def forget_known(self, ssid: bytes) -> bool:
         """Whether there was one. Raises StoreError."""
-        there = any(network.ssid == ssid for network in self.known())
+        there = bool(self._read("SELECT 1 FROM known WHERE ssid = ?", ssid.hex()))
         self._write("DELETE FROM known WHERE ssid = ?", (ssid.hex(),))
         return there
 
     # --- profiles ----------------------------------------------------------------------------------------------------
 
     def profiles(self) -> Mapping[str, WireGuardProfile]:
-        """All readable profiles, by name; an unreadable one is left where it is and named in `warnings`."""
+        """All readable profiles, by name; an unreadable one is left where it is, named in `damaged_profiles`."""
         found: dict[str, WireGuardProfile] = {}
-        self.warnings = []
+        damaged: dict[str, Path] = {}
         for file in sorted((self.folder / "profiles").glob("*.json")):
             try:
                 profile = from_json(files.read(file, LARGEST).decode())
+                if profile.name != file.stem:
+                    raise ValueError("it is another profile's")
             except (OSError, ValueError):
-                self.warnings.append(f"The profile file {file} is damaged: import the profile again.")
-                continue
-            found[profile.name] = profile
+                damaged[file.stem] = file
+            else:
+                found[profile.name] = profile
+        self.damaged_profiles = frozenset(damaged)
+        self.warnings = [f"The profile file {file} is damaged: import or remove it." for file in damaged.values()]
         return found
 
     def save_profile(self, profile: WireGuardProfile) -> None:
@@ -173,12 +278,34 @@ class Store:
             raise StoreError(f"{file}: {err.strerror}") from err
 
 
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(_HEADER)
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA cache_size=-256")
+
+
+def _reason(err: OSError | sqlite3.Error) -> str:
+    return (err.strerror if isinstance(err, OSError) else None) or str(err)
+
+
+def _intent_to_json(intent: Intent) -> str:
+    return json.dumps(asdict(intent))
+
+
 def _intent_from_json(text: str) -> Intent:
+    """Raises ValueError, TypeError, LookupError, AttributeError."""
     values = json.loads(text)
     manual = values.pop("manual")
     target = Target(values.pop("target"))
-    chosen = Manual(Target(manual["choice"]), str(manual["network"])) if manual else None
+    chosen = Manual(Target(manual["choice"]), str(manual["network"])) if manual is not None else None
     intent = Intent(target=target, manual=chosen, **values)
     if not isinstance(intent.kill_switch, bool) or not isinstance(intent.lockdown, bool):
         raise ValueError("kill_switch and lockdown must be true or false")
+    if not isinstance(intent.profile, str | None):
+        raise ValueError("profile must be a name or null")
     return intent

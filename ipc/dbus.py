@@ -14,7 +14,7 @@ from ipc.dispatch import Dispatcher
 
 log = logging.getLogger("tunwarden.ipc")
 
-RETRY_FIRST, RETRY_LONGEST = 0.5, 30.0  # seconds
+RETRY_FIRST, RETRY_LONGEST = 0.5, 5.0  # seconds
 
 
 class Dbus:

@@ -100,6 +100,6 @@ def _argument(field: Field, direction: str) -> Iterator[str]:
 
 
 def _doc(indent: int, text: str) -> str:
-    # Not xml.sax.saxutils: it imports urllib.request, and that http.client and email (4 ms, 1 MiB).
+    # Not xml.sax.saxutils: it imports urllib.request, and that http.client and email (4 ms).
     value = text.translate(_ESCAPES)
     return f'{" " * indent}<annotation name="org.gtk.GDBus.DocString" value="{value}"/>'

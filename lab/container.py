@@ -63,25 +63,26 @@ class Container:
             stderr=self._console, text=True, env=ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for the test process alone; the keeper cleans up behind it
         )  # fmt: skip
+        self._wait_booted()
+
+    def reboot(self) -> None:
+        """Shut down in order and boot again. Files stay; the kernel's network is new."""
+        self.run("systemctl", "poweroff", check=False)  # the keeper starts it again
+        self._wait_booted()
+
+    def _wait_booted(self) -> None:
+        assert self._keeper is not None
         assert self._keeper.stdout is not None
-        line = self._keeper.stdout.readline()
+        deadline = time.monotonic() + BOOT_TIME
+        ready, _, _ = select.select([self._keeper.stdout], [], [], BOOT_TIME)
+        line = self._keeper.stdout.readline() if ready else ""
         if not line:
             raise LabError(f"container {self.name} did not start:\n{self.console()}")
         self._nspawn = int(line)
-        self._wait_booted(former=0)
-
-    def reboot(self) -> None:
-        """Shut down in order and boot again. Files stay, what was in the kernel's network does not."""
-        former = self.pid
-        self.run("systemctl", "reboot", check=False)
-        self._wait_booted(former)
-
-    def _wait_booted(self, former: int) -> None:
-        deadline = time.monotonic() + BOOT_TIME
         state = "no process 1"
         while True:
-            if (leader := self._find_leader()) not in (None, former):
-                self._leader = leader or 0
+            if leader := self._find_leader():
+                self._leader = leader
                 state = self.run("systemctl", "is-system-running", check=False).stdout.strip() or state
                 if state in ("running", "degraded"):
                     return

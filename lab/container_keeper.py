@@ -2,7 +2,7 @@
 
 A script of its own (`python -I -S container_keeper.py NAME FOLDER:PLACE ...`), run by `container.py`. It outlives the
 test process for as long as cleaning up takes: only then can control groups, which no namespace holds, be removed.
-Standard input is its owner: the end of it is the owner's end. Prints the process id of systemd-nspawn.
+Standard input is its owner: the end of it is the owner's end. Prints the process id of systemd-nspawn at each boot.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def make_groups() -> list[Path]:
     """A control group of its own for the container, where no systemd of this machine gives it one."""
     if os.path.isdir("/run/systemd/system"):
         return []
+    mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")  # nspawn's notes; it wants memory there
     made = []
     for top in map(Path, GROUPS):
         if os.access(top / "cgroup.procs", os.W_OK):
@@ -153,25 +154,33 @@ def run(name: str, binds: dict[str, str]) -> None:
     make_root(name, binds)
     groups = make_groups()
 
+    try:
+        # Powered off, it boots again: the files are still there, and whoever has had enough of it closes our input.
+        while boot(command(name, groups), groups) == 0:
+            pass
+    finally:
+        clean(groups)
+
+
+def boot(argv: list[str], groups: list[Path]) -> int | None:
+    """One life of the container; its exit status, None when the owner ended it."""
+
     def join() -> None:
         for group in groups:
             (group / "cgroup.procs").write_text("0")
 
+    container = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr, preexec_fn=join)
+    end = os.pidfd_open(container.pid)
     try:
-        container = subprocess.Popen(
-            command(name, groups), stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr, preexec_fn=join
-        )
-        try:
-            print(only_child(container.pid), flush=True)
-            poll = select.poll()
-            poll.register(0, select.POLLIN)  # nothing is ever written: readable means closed
-            poll.register(os.pidfd_open(container.pid), select.POLLIN)
-            poll.poll()
-        finally:
-            container.kill()
-            container.wait()
+        print(only_child(container.pid), flush=True)
+        poll = select.poll()
+        poll.register(0, select.POLLIN)  # nothing is ever written: readable means closed
+        poll.register(end, select.POLLIN)
+        return None if 0 in dict(poll.poll()) else container.wait()
     finally:
-        clean(groups)
+        container.kill()
+        container.wait()
+        os.close(end)
 
 
 def clean(groups: list[Path]) -> None:

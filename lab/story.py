@@ -110,9 +110,8 @@ class Story:
         found = laptop.run("getent", "ahostsv4", "internet.test").stdout.split()[0]
         resolver = laptop.read("/etc/resolv.conf").split("nameserver ")[1].split()[0]
         self.say.line(f"internet.test is {found}, says {resolver}, a resolver that exists only inside the tunnel")
-        self.say.line(
-            f"throughput by the tunnel: {self.throughput_mbit():.0f} Mbit/s (wireguard-go, both ends on this machine)"
-        )
+        rate, engine = self.throughput_mbit(), self.lab.vpn.engine
+        self.say.line(f"throughput by the tunnel: {rate:.0f} Mbit/s ({engine}, both ends on this machine)")
 
     def server_dies(self) -> None:
         self.say.chapter("The VPN server is killed")

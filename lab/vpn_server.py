@@ -45,6 +45,11 @@ class VpnServer:
     def running(self) -> bool:
         return self._resolver is not None
 
+    @property
+    def engine(self) -> str:
+        """What drives the tunnel while it runs; the laptop, on the same kernel, uses the same."""
+        return "the kernel's WireGuard" if self._engine is None else "wireguard-go"
+
     def prepare(self) -> None:
         """Addresses, routes and NAT; needs no tunnel yet."""
         uplink = self._plan.server_uplink

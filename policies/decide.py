@@ -97,7 +97,7 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         manual = None  # another network. While there is none, or it is not identified, it may be the same one again
     chosen = manual is not None and manual.network == network
     profile, named = _profile(judgements, facts, settings, intent)
-    set_up = bool(facts.profiles) or named
+    set_up = bool(facts.profiles) or facts.profiles_damaged or named
     closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None
     return Decision(
         target=manual.choice if manual and chosen else _target(judgements, intent.target, set_up),
@@ -205,7 +205,7 @@ def _profile(
     if name is not None:
         return facts.profiles.get(name), True
     only = tuple(facts.profiles.values())
-    return (only[0] if len(only) == 1 else None), False
+    return (only[0] if len(only) == 1 and not facts.profiles_damaged else None), False
 
 
 def _locked(by_administrator: bool | None, by_user: bool) -> bool:

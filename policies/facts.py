@@ -138,6 +138,7 @@ class Facts:
     wifi: Mapping[str, WifiNetwork] = field(default_factory=dict)  # by ifname; absent: not told yet
     overdue: frozenset[str] = frozenset()  # ifnames of Wi-Fi links nobody identified in time
     profiles: Mapping[str, ProfileFacts] = field(default_factory=dict)
+    profiles_damaged: bool = False  # there is a stored profile that cannot be read
     agents: int = 0  # session agents that can show a prompt
     settings_broken: bool = False  # no settings could be read at all: everything stays closed
     store_broken: bool = False  # the saved state was unreadable and has been set aside: everything stays closed

@@ -13,6 +13,7 @@ everything; events are hints.
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401  it must see the real `ssl`, or none
 import contextlib
 import importlib.util
 import socket

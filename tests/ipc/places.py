@@ -119,7 +119,7 @@ class Bus:
         self.address = f"unix:path={self.socket}"
         self.env = {"DBUS_SYSTEM_BUS_ADDRESS": self.address}
         self._config = folder / "bus.conf"
-        policy = ROOT / "ipc" / "bus_policy.conf"
+        policy = ROOT / "systemd" / "org.tunwarden.Daemon1.conf"
         self._config.write_text(BUS_CONFIG.format(socket=self.socket, policy=policy, extra=extra))
         self._process: asyncio.subprocess.Process | None = None
 

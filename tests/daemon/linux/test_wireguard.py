@@ -21,7 +21,7 @@ from daemon.linux import wireguard, wireguard_go
 from daemon.linux.wireguard import WireGuard, main_peer
 from daemon.linux.wireguard_device import PeerState, Unsupported
 from daemon.linux.wireguard_go import WireGuardGo, configuration, parse_peers, parse_reply
-from daemon.linux.wireguard_vigil import BUSY_LOOK, IDLE_LOOK, KEY_LIFE, SILENCE, Vigil
+from daemon.linux.wireguard_vigil import BUSY_LOOK, IDLE_LOOK, KEY_LIFE, PATIENCE, PROBE_TRIES, SILENCE, Vigil
 from policies.facts import Endpoint
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
@@ -76,7 +76,7 @@ def watch(keepalive: int, *traffic: tuple[int, int]) -> list[tuple[float, bool]]
 
 def test_an_idle_tunnel_is_looked_at_each_five_seconds_and_never_suspected() -> None:
     seen = watch(25, *[(0, 0), (0, 0), (0, 0), (0, 0), (32, 0)] * 6)
-    assert [now for now, _ in seen] == [IDLE_LOOK * n for n in range(1, 31)]
+    assert [now for now, _ in seen] == [BUSY_LOOK + IDLE_LOOK * n for n in range(30)]
     assert not any(suspicious for _, suspicious in seen), "a keepalive is not answered"
 
 
@@ -92,8 +92,22 @@ def test_unanswered_data_is_suspected_after_the_silence() -> None:
     assert busy[-1][0] - busy[1][0] == SILENCE
 
 
+def test_after_an_answered_probe_what_goes_one_way_is_left_in_peace_longer() -> None:
+    vigil, looks = Vigil(0.0, PeerState(rx=1000, tx=1000), 0, PATIENCE), [(1.0, 2000), (2.0, 3000), (4.9, 4000)]
+    for now, tx in looks:
+        vigil.look(now, PeerState(rx=1000, tx=tx))
+        assert not vigil.suspicious
+    vigil.look(PATIENCE, PeerState(rx=1000, tx=5000))
+    assert vigil.suspicious
+
+
+@pytest.mark.parametrize("looked_before", [IDLE_LOOK, BUSY_LOOK + SILENCE, PATIENCE])
+def test_t5_a_dead_server_is_noticed_within_6_s_of_traffic(looked_before: float) -> None:
+    assert looked_before + sum(PROBE_TRIES) < 6.0
+
+
 def test_data_after_a_pause_is_suspected_at_the_first_look() -> None:
-    assert watch(0, (0, 0), (96, 0)) == [(5.0, False), (10.0, True)]
+    assert watch(0, (0, 0), (96, 0)) == [(1.0, False), (6.0, True)]
 
 
 def test_one_answer_ends_the_suspicion() -> None:
@@ -101,13 +115,13 @@ def test_one_answer_ends_the_suspicion() -> None:
 
 
 def test_an_unanswered_handshake_counts_as_traffic() -> None:
-    assert watch(25, (148, 0))[-1][1]
-    assert watch(25, (180, 0))[-1][1]
+    assert watch(25, (0, 0), (148, 0))[-1][1]
+    assert watch(25, (0, 0), (180, 0))[-1][1]
 
 
 def test_keepalives_without_a_new_handshake_for_a_key_life_are_suspect() -> None:
     with_keepalive = watch(25, *[(0, 0)] * 40)
-    assert next(now for now, suspicious in with_keepalive if suspicious) == KEY_LIFE + IDLE_LOOK
+    assert next(now for now, suspicious in with_keepalive if suspicious) == KEY_LIFE + BUSY_LOOK
     assert not any(suspicious for _, suspicious in watch(0, *[(0, 0)] * 100)), "without keepalives, idle is idle"
 
 

@@ -1,4 +1,4 @@
-"""The kernel's WireGuard, as bytes. NOT RUN against it: the kernel this was written on has no wireguard module.
+"""The kernel's WireGuard, as bytes, for machines whose kernel has none. Where it has, test_wireguard_live.py uses it.
 
 The layout is taken by hand from include/uapi/linux/wireguard.h and linux/netlink.h: a generic netlink header (command,
 version, two bytes of nothing), then attributes of (length, type) in the machine's byte order, padded to four bytes.
@@ -65,7 +65,7 @@ def encoded(change: dict[str, Any], command: int = 1) -> list[tuple[int, bytes]]
     return attributes(data[20:])
 
 
-def test_the_device_message_not_run_in_a_kernel() -> None:
+def test_the_device_message() -> None:
     device, peer = list(configuration(PROFILE))
     assert encoded(device) == [
         (2, b"tunwarden0\0"),  # WGDEVICE_A_IFNAME
@@ -77,7 +77,7 @@ def test_the_device_message_not_run_in_a_kernel() -> None:
     assert peer
 
 
-def test_the_peer_message_not_run_in_a_kernel() -> None:
+def test_the_peer_message() -> None:
     _, change = configuration(PROFILE)
     (ifname, (kind, peers)) = encoded(change)
     assert (ifname, kind) == ((2, b"tunwarden0\0"), 8), "WGDEVICE_A_PEERS"
@@ -97,7 +97,7 @@ def test_the_peer_message_not_run_in_a_kernel() -> None:
     ]
 
 
-def test_an_ipv6_endpoint_not_run_in_a_kernel() -> None:
+def test_an_ipv6_endpoint() -> None:
     _, change = configuration(replace(PROFILE, peers=(replace(PEER, addresses=(ip_address("2001:db8::1"),)),)))
     _, (_, peers) = encoded(change)
     fields = dict(attributes(attributes(peers)[0][1]))
@@ -105,7 +105,15 @@ def test_an_ipv6_endpoint_not_run_in_a_kernel() -> None:
     assert fields[4] == struct.pack("=H", 10) + struct.pack("!HI16sI", 51820, 0, address, 0), "sockaddr_in6"
 
 
-def test_many_networks_are_spread_over_messages_not_run_in_a_kernel() -> None:
+def test_a_link_local_endpoint_keeps_its_scope() -> None:
+    _, change = configuration(replace(PROFILE, peers=(replace(PEER, addresses=(ip_address("fe80::1%3"),)),)))
+    _, (_, peers) = encoded(change)
+    data = dict(attributes(attributes(peers)[0][1]))[4]
+    assert data[8:24] == ip_address("fe80::1").packed
+    assert data[24:] == struct.pack("=I", 3), "in the machine's byte order"
+
+
+def test_many_networks_are_spread_over_messages() -> None:
     many = tuple(ip_network((0x0A000000 + 256 * n, 24)) for n in range(2500))
     _, *changes = configuration(replace(PROFILE, peers=(replace(PEER, allowed_ips=many),)))
     flags, counts = [], []
@@ -122,7 +130,7 @@ def test_many_networks_are_spread_over_messages_not_run_in_a_kernel() -> None:
     assert len(encoded(change)[1][1]) < 0xFFFF
 
 
-def test_renewing_removes_then_adds_in_one_send_not_run_in_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renewing_removes_then_adds_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
 
     async def keep(_: object, what: str, changes: list[dict[str, Any]]) -> None:
@@ -130,10 +138,12 @@ def test_renewing_removes_then_adds_in_one_send_not_run_in_a_kernel(monkeypatch:
 
     monkeypatch.setattr(WireGuardKernel, "_set", keep)
     asyncio.run(WireGuardKernel().renew(PEER))
-    removal, addition = sent
-    _, (_, peers) = encoded(removal)
-    assert attributes(attributes(peers)[0][1]) == [(1, PUBLIC), (3, struct.pack("=I", 1))], "WGPEER_F_REMOVE_ME"
-    assert encoded(addition) == encoded(list(configuration(PROFILE))[1])
+    (both,) = sent
+    _, (_, peers) = encoded(both)
+    (_, removal), (_, addition) = attributes(peers)
+    assert attributes(removal) == [(1, PUBLIC), (3, struct.pack("=I", 1))], "WGPEER_F_REMOVE_ME"
+    _, (_, configured) = encoded(list(configuration(PROFILE))[1])
+    assert addition == attributes(configured)[0][1]
 
 
 def attribute(kind: int, *values: bytes) -> bytes:
@@ -177,7 +187,7 @@ FULL = b"".join(
 )
 
 
-def test_a_reply_becomes_peers_without_secrets_not_run_in_a_kernel() -> None:
+def test_a_reply_becomes_peers_without_secrets() -> None:
     encoded({"private_key": PRIVATE})  # a request first, as in life: pyroute2 keeps what it learns about classes
     message = reply(FULL, attribute(1, bytes(32)))
     assert parse_peers(message) == {

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.netns
 ROOT = Path(__file__).parents[3]
 CONSOLE = Path(__file__).with_name("wireguard_console.py")
 LINK = "tunwarden0"
-OUTSIDE = "192.0.2.1"  # the server's address
+OUTSIDE, OUTSIDE6 = "192.0.2.1", "2001:db8::1"  # the server's addresses
 INSIDE, CLIENT = "198.51.100.129", "198.51.100.130"  # in the tunnel
 PORT = 51820
 SINK = 9  # UDP, never answers
@@ -111,9 +111,13 @@ class Pair:
         self.preshared = Key().text
         client.ip(
             f"link add up0 type veth peer name srv0 netns {server.pid}",
-            "address add 192.0.2.2/24 dev up0", "link set up0 up", "link set lo up",
+            "address add 192.0.2.2/24 dev up0", "address add 2001:db8::2/64 dev up0 nodad", "link set up0 up",
+            "link set lo up",
         )  # fmt: skip
-        server.ip(f"address add {OUTSIDE}/24 dev srv0", "link set srv0 up", "link set lo up")
+        server.ip(
+            f"address add {OUTSIDE}/24 dev srv0", f"address add {OUTSIDE6}/64 dev srv0 nodad", "link set srv0 up",
+            "link set lo up",
+        )  # fmt: skip
         self.vpn: Process | None = None
         self._sockets = contextlib.ExitStack()
 
@@ -303,7 +307,7 @@ def test_the_end_of_process_or_link_is_noticed_at_once(pair: Pair, how: str) -> 
 
 
 def test_a_dead_server_is_noticed_within_seconds_of_traffic(pair: Pair) -> None:
-    """Traffic flows both ways, then the server is gone: silence 3 s, found at the next look, probed for 2 s."""
+    """Traffic flows both ways, then the server is gone: a look each second, silence 2.5 s, probed for 0.9 s."""
     console = pair.console()
     console.connect()
     pair.route()
@@ -340,7 +344,7 @@ def test_a_dead_server_is_noticed_within_seconds_of_traffic(pair: Pair) -> None:
             thread.join()
     print(f"noticed after {took:.1f} s: {result['result']}")
     assert "answers nothing" in result["result"]
-    assert took < 7.5
+    assert took < 6.0
 
 
 def test_a_server_that_died_during_a_pause_is_noticed_within_seconds_of_the_first_packet(pair: Pair) -> None:
@@ -356,7 +360,7 @@ def test_a_server_that_died_during_a_pause_is_noticed_within_seconds_of_the_firs
     console.wait("dead", 1, 12)
     took = time.monotonic() - started
     print(f"noticed after {took:.1f} s")
-    assert took < 8.0
+    assert took < 6.5, "5 s to the look, 0.9 s the probe"
 
 
 def test_traffic_one_way_over_a_live_tunnel_is_never_called_dead(pair: Pair) -> None:
@@ -483,6 +487,35 @@ def test_a_server_that_moved_is_probed_where_it_is(pair: Pair) -> None:
     assert listener.recv(100) == b"from a new port"
     assert console.good("answers")["result"] == "True"
     assert pair.client.run("wg", "show", LINK, "endpoints").stdout.endswith(f"\t{OUTSIDE}:{PORT + 1}\n")
+
+
+def test_the_server_may_be_reached_by_ipv6_and_move_to_a_link_local_address(pair: Pair) -> None:
+    console = pair.console(resolved=[OUTSIDE6])
+    console.connect()
+    assert pair.client.run("wg", "show", LINK, "endpoints").stdout.endswith(f"\t[{OUTSIDE6}]:{PORT}\n")
+    assert console.good("answers")["result"] == "True"
+
+    for host, link, address in ((pair.client, "up0", "fe80::2"), (pair.server, "srv0", "fe80::1")):
+        host.ip(f"address add {address}/64 dev {link} nodad")
+    pair.client.run("wg", "set", LINK, "peer", pair.server_key.public, "endpoint", f"[fe80::1%up0]:{PORT}")
+    assert console.good("answers")["result"] == "True"
+    # wireguard-go does not tell the scope.
+    scope = "%up0" if pair.backend == "kernel" else ""
+    assert pair.client.run("wg", "show", LINK, "endpoints").stdout.endswith(f"\t[fe80::1{scope}]:{PORT}\n")
+
+
+def test_thousands_of_allowed_networks(pair: Pair) -> None:
+    networks = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(2500)] + [f"2001:db8:{n:x}::/48" for n in range(1, 2500)]
+    console = pair.console(allowed_ips=networks)
+    console.connect()
+
+    def known() -> set[str]:
+        return set(pair.client.run("wg", "show", LINK, "allowed-ips").stdout.split()[1:])
+
+    assert known() == set(networks)
+    assert console.good("counters")["result"].startswith("Counters(rx=92, tx=180, ")
+    assert console.good("answers")["result"] == "True"
+    assert known() == set(networks), "a probe gives all of them back"
 
 
 def test_a_taken_name_is_taken_back(pair: Pair) -> None:

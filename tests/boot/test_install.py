@@ -1,0 +1,187 @@
+"""`make install`, what it leaves on a machine, who may do what there, and `make uninstall`."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.boot.machine import OFFLINE, PROJECT, UNIT, Machine
+
+pytestmark = pytest.mark.boot
+
+TOP = Path(__file__).parents[2]
+ENVIRONMENT = "/usr/lib/tunwarden"
+PYTHON = f"{ENVIRONMENT}/bin/python"
+OBJECT = ("org.tunwarden.Daemon1", "/org/tunwarden/Daemon1")
+SEND = ("dbus-send", "--system", "--print-reply", f"--dest={OBJECT[0]}", OBJECT[1])
+WORST_EXPOSURE = 2.5  # systemd-analyze security; from 0 to 10
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    """The packages of a lock file."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(), re.MULTILINE))
+
+
+def test_the_build_backend_is_the_one_of_pyproject() -> None:
+    wanted = tomllib.loads((TOP / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert [f"{name}=={version}" for name, version in pinned(TOP / "systemd" / "build.lock").items()] == wanted
+
+
+def test_the_environment_is_the_lock_and_nothing_else(machine: Machine) -> None:
+    code = "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
+    lines = machine.run(PYTHON, "-I", "-c", code).stdout.splitlines()
+    found = {name.lower().replace("_", "-"): version for name, version in (line.split() for line in lines)}
+    assert found.pop("tunwarden")
+    assert found == pinned(TOP / "requirements.lock")
+
+
+def test_nothing_in_it_is_anybody_elses(machine: Machine) -> None:
+    """E4: all that root's process can import, and the programs themselves."""
+    others = ("!", "-user", "root", "-o", "!", "-type", "l", "-perm", "/022")
+    assert machine.run("find", ENVIRONMENT, *others).stdout == ""
+    paths = machine.run(PYTHON, "-I", "-c", "import sys, daemon; print(sys.path, daemon.__file__)").stdout
+    assert PROJECT not in paths
+    assert machine.run("find", ENVIRONMENT, "-name", "lab").stdout == ""
+    assert f"{ENVIRONMENT}/lib" in paths
+    # No PYTHONPATH of whoever calls it as root is believed.
+    assert machine.box.read(f"{ENVIRONMENT}/bin/tunwarden").splitlines()[0] == f"#!{PYTHON} -I"
+    assert machine.run("ls", f"{ENVIRONMENT}/bin").stdout.split() == ["python", "python3", "python3.11", "tunwarden"]
+
+
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        (ENVIRONMENT, "755 root root directory"),
+        ("/etc/tunwarden", "755 root root directory"),
+        ("/etc/tunwarden/tunwarden.toml", "644 root root regular file"),
+        ("/run/tunwarden", "755 root root directory"),
+        ("/run/tunwarden/tunwarden.sock", "660 root tunwarden socket"),
+        ("/run/tunwarden/read.sock", "666 root root socket"),
+        ("/run/tunwarden/daemon.pid", "600 root root regular file"),
+        ("/run/wireguard", "755 root root directory"),
+        ("/var/lib/tunwarden", "700 root root directory"),
+        ("/var/lib/tunwarden/profiles", "700 root root directory"),
+        ("/var/lib/tunwarden/tunwarden.db", "600 root root regular file"),
+    ],
+)
+def test_owners_and_modes(machine: Machine, path: str, expected: str) -> None:
+    assert machine.run("stat", "--format=%a %U %G %F", path).stdout.strip() == expected
+
+
+@pytest.mark.parametrize("user", [None, "alice", "nobody"])
+def test_everybody_may_ask(fresh: Machine, user: str | None) -> None:
+    assert fresh.run("tunwarden", "status", user=user).stdout.startswith("Not protected")
+
+
+def test_who_may_change_what(fresh: Machine) -> None:
+    def code(user: str, *argv: str) -> int:
+        return fresh.run("tunwarden", *argv, user=user, check=False).returncode
+
+    fresh.import_profile()
+    fresh.run("cp", "/run/office.conf", "/tmp/office.conf")
+    fresh.run("chmod", "644", "/tmp/office.conf")
+    assert code("nobody", "connect") == 4
+    assert code("nobody", "lockdown", "on") == 4
+    assert code("alice", "profiles", "import", "mine", "/tmp/office.conf") == 4
+    assert code("alice", "killswitch", "off") == 4
+    assert fresh.status()["target"] == "unprotected"
+    assert code("alice", "connect", "--wait") == 0
+    assert code("nobody", "disconnect") == 4
+    assert fresh.status()["protected"] is True
+    assert code("alice", "disconnect") == 0
+
+
+def test_the_bus_of_the_machine(fresh: Machine) -> None:
+    """The real dbus-daemon accepts our policy: anybody reads, nobody but root changes or takes the name."""
+    get = ("org.freedesktop.DBus.Properties.Get", "string:org.tunwarden.Daemon1.Manager", "string:State")
+    state = fresh.run(*SEND, *get, user="nobody")
+    assert 'string "idle"' in state.stdout
+    for user, arguments in (("nobody", ("SetLockdown", "boolean:true")), ("alice", ("SetKillSwitch", "boolean:false"))):
+        member, value = arguments
+        refused = fresh.run(*SEND, f"org.tunwarden.Daemon1.Manager.{member}", value, user=user, check=False)
+        assert refused.returncode == 1
+        assert "org.tunwarden.Daemon1.Error.NotPermitted" in refused.stderr
+    fresh.run(*SEND, "org.tunwarden.Daemon1.Manager.SetLockdown", "boolean:true")
+    assert fresh.status()["lockdown"] is True
+    assert fresh.status()["kill_switch"] is True
+    bus = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+    taken = fresh.run(
+        "busctl", "call", *bus, "RequestName", "su", "org.tunwarden.Daemon1.Mine", "0", user="nobody", check=False
+    )
+    assert taken.returncode == 1
+    fresh.run("systemctl", "stop", UNIT)
+    taken = fresh.run("busctl", "call", *bus, "RequestName", "su", OBJECT[0], "0", user="nobody", check=False)
+    assert "denied" in (taken.stderr + taken.stdout).lower()
+
+
+def test_the_unit_has_no_flaw_that_systemd_knows(machine: Machine) -> None:
+    """There is no manual page yet; everything else is looked at, and the exposure is told."""
+    unit = f"/etc/systemd/system/{UNIT}"
+    verified = machine.run("systemd-analyze", "verify", "--man=no", unit)
+    assert verified.stdout + verified.stderr == ""
+    shown = machine.run("systemd-analyze", "security", "--no-pager", "--json=short", UNIT).stdout
+    missing = {each["name"]: each["exposure"] for each in json.loads(shown) if float(each["exposure"] or 0) > 0}
+    total = machine.run("systemd-analyze", "security", "--no-pager", UNIT).stdout.strip().splitlines()[-1]
+    print(total, missing)
+    found = re.search(r"\d+\.\d", total)
+    assert found
+    assert float(found[0]) <= WORST_EXPOSURE, missing
+
+
+def test_an_upgrade_lets_nothing_out(fresh: Machine) -> None:
+    """L4: the daemon, its environment and the unit are replaced on a protected machine."""
+    fresh.protect()
+    former = fresh.main_pid
+    with fresh.sealed():
+        assert "tunwarden runs" in fresh.install()
+        fresh.wait_state("connecting", "blocked", "reconnecting")
+    assert fresh.main_pid != former
+    assert fresh.status()["target"] == "protected"
+    assert fresh.run("sh", "-c", f"ls -d {ENVIRONMENT}*").stdout.split() == [ENVIRONMENT]
+
+
+def test_a_failed_upgrade_changes_nothing(fresh: Machine) -> None:
+    """The package index is out of reach, or gives something else than what is pinned."""
+    former = fresh.main_pid
+    failed = fresh.run("make", "-C", PROJECT, "install", env=OFFLINE | {"PIP_FIND_LINKS": "/mnt"}, check=False)
+    assert failed.returncode != 0
+    assert fresh.main_pid == former
+    assert fresh.run("sh", "-c", f"ls -d {ENVIRONMENT}*").stdout.split() == [ENVIRONMENT]
+    fresh.run("systemctl", "restart", UNIT)
+    fresh.wait_state("idle")
+
+
+def named_after_us(machine: Machine) -> list[str]:
+    """Files with our name that came since the container was made (with its /etc/hostname)."""
+    new = ("-newer", "/etc/hostname", "-iname", "*tunwarden*", "-print")
+    return sorted(machine.run("find", "/etc", "/usr", "/var", "/run", "/opt", "/root", "/tmp", *new).stdout.split())
+
+
+def test_uninstall_opens_the_machine(fresh: Machine) -> None:
+    """Last, for obvious reasons. Lockdown is on: the daemon by itself would stay closed."""
+    before = fresh.rules(), fresh.box.read("/etc/resolv.conf")
+    fresh.import_profile()
+    fresh.run("tunwarden", "connect", "--wait")
+    fresh.run("tunwarden", "lockdown", "on")
+    assert fresh.table()
+    assert fresh.rules() != before[0]
+    fresh.talk()
+    assert not fresh.open()
+
+    fresh.run("make", "-C", PROJECT, "uninstall")
+    assert fresh.open()
+    assert fresh.table() == ""
+    assert (fresh.rules(), fresh.box.read("/etc/resolv.conf")) == before
+    for name in ("src_valid_mark", "arp_ignore"):
+        assert fresh.box.read(f"/proc/sys/net/ipv4/conf/all/{name}") == "0\n"
+    assert fresh.run("ip", "link", "show", "tunwarden0", check=False).returncode == 1
+    assert fresh.run("systemctl", "cat", UNIT, check=False).returncode == 1
+    kept = [path for path in named_after_us(fresh) if not path.startswith("/var/lib/tunwarden")]
+    assert kept == ["/etc/tunwarden", "/etc/tunwarden/tunwarden.toml"]
+    fresh.run(f"{PROJECT}/systemd/uninstall", "--purge")
+    assert named_after_us(fresh) == []
+    assert "tunwarden" not in fresh.box.read("/etc/group")

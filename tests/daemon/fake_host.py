@@ -1,0 +1,180 @@
+"""An operating system in memory: it remembers what it was asked, in order, and refuses what it is told to refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from daemon.host import Counters, Host, HostError, TunnelError
+from policies.facts import Link, LinkKind, Security, Tunnel, WifiNetwork
+from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
+from policies.profiles import WireGuardProfile
+from policies.settings import LinkRule
+from policies.states import Cause
+
+GATEWAY = ip_address("192.0.2.1")
+WLAN = Link(2, "wlan0", LinkKind.WIFI, up=True, carrier=True, carrier_changes=1, gateways=(GATEWAY,))
+CABLE = Link(3, "eth0", LinkKind.WIRED, up=True, carrier=True, carrier_changes=1, gateways=(GATEWAY,))
+CAFE = WifiNetwork(b"Cafe", b"\x02\0\0\0\0\x01", Security.OPEN)
+HOME = WifiNetwork(b"Home", b"\x02\0\0\0\0\x02", Security.WPA2)
+
+
+@dataclass
+class FakeHost:
+    """`refuses` holds names of operations: links, firewall, routes, reset, resolver, open, established, close ..."""
+
+    links: tuple[Link, ...] = ()
+    wifi: dict[str, WifiNetwork] = field(default_factory=dict)
+    refuses: set[str] = field(default_factory=set)
+    asked: list[tuple[str, object]] = field(default_factory=list)
+    kernel: dict[str, FirewallPolicy | None] = field(default_factory=lambda: {"firewall": None, "routes": None})
+    resolvers: Tunnel | None = None
+    answers: bool = True  # the VPN server
+    tunnels: int = 0  # that are open
+    busy: bool = False  # a tunnel is being opened or closed
+
+    def __post_init__(self) -> None:
+        self.changed = {"links": asyncio.Event(), "wifi": asyncio.Event()}
+        self.died = asyncio.Event()
+        self.host = Host(
+            _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self)
+        )
+
+    def ask(self, what: str, detail: object = None) -> None:
+        self.asked.append((what, detail))
+        if what in self.refuses:
+            raise HostError(what, "refused")
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a packet could leave outside a tunnel: both layers must be open for that."""
+        return all(policy is None or bool(policy.cleared) for policy in self.kernel.values())
+
+    def order(self, *whats: str) -> list[str]:
+        """What was asked, in order, of these operations."""
+        return [what for what, _ in self.asked if what in whats]
+
+
+class _Links:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+        self.rules: tuple[LinkRule, ...] = ()
+
+    async def read(self) -> tuple[Link, ...]:
+        self.fake.ask("links")
+        return self.fake.links
+
+    async def watch(self) -> AsyncIterator[None]:
+        async for _ in _watch(self.fake, "links"):
+            yield
+
+
+class _Wifi:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def read(self) -> Mapping[str, WifiNetwork]:
+        return dict(self.fake.wifi)
+
+    async def watch(self) -> AsyncIterator[None]:
+        async for _ in _watch(self.fake, "wifi"):
+            yield
+
+
+async def _watch(fake: FakeHost, name: str) -> AsyncIterator[None]:
+    yield
+    while True:
+        await fake.changed[name].wait()
+        fake.changed[name].clear()
+        if f"watch {name}" in fake.refuses:
+            raise RuntimeError("a watch that never ends has ended")
+        yield
+
+
+class _Layer:
+    def __init__(self, fake: FakeHost, name: str) -> None:
+        self.fake, self.name = fake, name
+
+    async def set(self, policy: FirewallPolicy) -> None:
+        self.fake.ask(self.name, policy)
+        self.fake.kernel[self.name] = policy
+
+    async def reset(self) -> None:
+        self.fake.ask("reset", self.name)
+        self.fake.kernel[self.name] = None
+
+
+class _Driver:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two operations at once would take each other's link away."""
+        assert not self.fake.busy, "two at once"
+        self.fake.busy = True
+        try:
+            yield
+        finally:
+            self.fake.busy = False
+
+    async def open(self, profile: WireGuardProfile) -> Tunnel:
+        """As the real one: what is there is closed first, and a failure or a cancellation undoes it."""
+        with self._alone():
+            self._ask("open", profile.name)
+            try:
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                self.fake.tunnels = 1
+                await asyncio.sleep(0)
+            except BaseException:
+                await asyncio.sleep(0)
+                self.fake.tunnels = 0
+                raise
+        self.fake.died.clear()
+        return Tunnel(TUNNEL_IFNAME, (ip_interface("10.9.0.2/32"),), profile.resolvers)
+
+    async def established(self) -> None:
+        self._ask("established")
+        while not self.fake.answers:  # noqa: ASYNC110 - a plain flag is what tests set
+            await asyncio.sleep(0.001)
+
+    async def dead(self) -> TunnelError:
+        await self.fake.died.wait()
+        return TunnelError(Cause.TUNNEL_LOST, "keep the tunnel up", "it fell silent")
+
+    async def close(self) -> None:
+        with self._alone():
+            await asyncio.sleep(0.001)
+            self.fake.tunnels = 0
+            self._ask("close")
+
+    async def counters(self) -> Counters | None:
+        self._ask("counters")
+        return Counters(7, 8, 1.0) if self.fake.tunnels else None
+
+    def _ask(self, what: str, detail: Any = None) -> None:
+        try:
+            self.fake.ask(what, detail)
+        except HostError as err:
+            raise TunnelError(Cause.TUNNEL_FAILED, err.what, err.why) from err
+
+
+class _Resolver:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def set(self, tunnel: Tunnel) -> None:
+        self.fake.ask("resolver", tunnel)
+        self.fake.resolvers = tunnel
+
+    def intact(self) -> bool:
+        return self.fake.resolvers is not None
+
+    async def restore(self) -> None:
+        self.fake.ask("restore")
+        self.fake.resolvers = None

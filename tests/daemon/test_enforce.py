@@ -1,0 +1,135 @@
+"""Two layers: narrow first, widen last, and where one refuses the other still holds."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from daemon.enforce import EnforceError, Enforcer
+from policies.facts import Tunnel
+from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
+from policies.states import Cause, Phase
+from tests.daemon.fake_host import FakeHost
+
+OPEN = FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0", "wlan0"}))
+LESS = replace(OPEN, cleared=frozenset({"eth0"}))
+HELD = FirewallPolicy(Phase.HELD, capture=True)
+CONNECTED = FirewallPolicy(Phase.CONNECTED, tunnel=Tunnel(TUNNEL_IFNAME, ()), capture=True)
+NARROWS, WIDENS = ["firewall", "routes"], ["routes", "firewall"]
+
+
+def made() -> tuple[FakeHost, Enforcer]:
+    fake = FakeHost()
+    return fake, Enforcer(fake.host.firewall, fake.host.routes)
+
+
+@pytest.mark.parametrize(
+    "before, after, order",
+    [
+        (None, HELD, NARROWS),
+        (None, OPEN, WIDENS),
+        (None, CONNECTED, WIDENS),
+        (OPEN, HELD, NARROWS),
+        (OPEN, LESS, NARROWS),
+        (LESS, OPEN, WIDENS),
+        (HELD, OPEN, WIDENS),
+        (HELD, CONNECTED, WIDENS),
+        (CONNECTED, HELD, NARROWS),
+    ],
+)
+def test_order(before: FirewallPolicy | None, after: FirewallPolicy, order: list[str]) -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        if before is not None:
+            assert await enforcer.set(before)
+        fake.asked.clear()
+        assert await enforcer.set(after)
+        assert fake.order("firewall", "routes") == order
+        assert enforcer.enforced == after
+        assert enforcer.blocking is after.closed
+
+    asyncio.run(check())
+
+
+def test_the_same_again_is_looked_at_and_repaired() -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        assert await enforcer.set(HELD)
+        fake.kernel.update(firewall=None)
+        assert not await enforcer.set(HELD), "nothing new to tell"
+        assert fake.kernel == {"firewall": HELD, "routes": HELD}
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("refuses", ["firewall", "routes"])
+@pytest.mark.parametrize("after", [HELD, LESS], ids=["held", "less"])
+def test_narrowing_the_other_layer_is_set_all_the_same(refuses: str, after: FirewallPolicy) -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        await enforcer.set(OPEN)
+        fake.refuses = {refuses}
+        with pytest.raises(EnforceError, match=f"^{refuses}: refused$") as err:
+            await enforcer.set(after)
+        assert err.value.cause == f"{refuses}-failed"
+        other = "routes" if refuses == "firewall" else "firewall"
+        assert fake.kernel[other] == after
+        assert (enforcer.enforced, enforcer.blocking) == (None, False), "nothing is said that was not confirmed"
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("after", [OPEN, CONNECTED], ids=["open", "connected"])
+def test_widening_stops_at_the_first_refusal(after: FirewallPolicy) -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        await enforcer.set(HELD)
+        fake.refuses = {"routes"}
+        with pytest.raises(EnforceError):
+            await enforcer.set(after)
+        assert fake.kernel["firewall"] == HELD
+
+    asyncio.run(check())
+
+
+def test_both_refuse() -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        fake.refuses = {"routes", "firewall"}
+        with pytest.raises(EnforceError, match="firewall: refused; routes: refused") as err:
+            await enforcer.set(HELD)
+        assert err.value.cause is Cause.FIREWALL_FAILED
+        fake.refuses.clear()
+        assert await enforcer.set(HELD), "said again once it works"
+
+    asyncio.run(check())
+
+
+def test_a_failed_narrowing_is_not_taken_for_done() -> None:
+    """After the firewall refused to close, a policy that clears the same links is no widening: it must be tried."""
+
+    async def check() -> None:
+        fake, enforcer = made()
+        await enforcer.set(OPEN)
+        fake.refuses = {"firewall", "routes"}
+        with pytest.raises(EnforceError):
+            await enforcer.set(HELD)
+        fake.refuses = {"routes"}
+        with pytest.raises(EnforceError):
+            await enforcer.set(LESS)
+        assert fake.kernel["firewall"] == LESS
+
+    asyncio.run(check())
+
+
+def test_reset_opens_the_routes_first() -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        await enforcer.set(OPEN)
+        await enforcer.reset()
+        assert [detail for what, detail in fake.asked if what == "reset"] == ["routes", "firewall"]
+        assert enforcer.enforced is None
+
+    asyncio.run(check())
