@@ -155,7 +155,7 @@ def _subscribed(protocol: int, groups: tuple[int, ...]) -> socket.socket:
 
 
 def _received(sock: socket.socket) -> Iterator[bytes]:
-    """What waits, at most 1,000 datagrams a turn of the event loop; b"" for an overrun (ENOBUFS), which ends nothing."""
+    """What waits, at most 1,000 datagrams at a time; b"" for an overrun (ENOBUFS), which ends nothing."""
     for _ in range(1000):
         try:
             data, sender = sock.recvfrom(1 << 16)

@@ -6,9 +6,9 @@ The probe. WireGuard has no notion of a connection: a dead server is silence, an
 by itself it tells them apart after 15 s at the earliest. So when data went out and nothing came back, the peer is
 removed and added again in one request, with the endpoint it has roamed to. A new peer starts a handshake at once, free
 of the 5 s limit between two, and a live server answers within a round trip. Packets sent meanwhile wait in the new
-peer's queue; lost are those that were under way *to* us, and none were, or there would be nothing to probe. The kernel's
-WireGuard also refuses (ENOKEY) what is sent between the removal and the addition: two or three of a packet each 0.5 ms,
-on an emulated processor at its limit; none of 100 a second. TCP sends them again.
+peer's queue; lost are those that were under way *to* us, and none were, or there would be nothing to probe.
+The kernel's WireGuard also refuses (ENOKEY) what is sent between the removal and the addition: 8 to 30 of some 3,000
+datagrams in five probes on a busy emulated processor, none of 1,400 on an idle one. TCP sends them again.
 
 Also tried: taking the device's private key away and giving it back, which expires the keys for sending and loses
 nothing. But a packet that is sent in that moment starts a second handshake within 20 ms of the first, which the server

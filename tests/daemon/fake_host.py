@@ -132,7 +132,7 @@ class _Driver:
                 self.fake.tunnels = 1
                 await asyncio.sleep(0)
             except BaseException:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.002)
                 self.fake.tunnels = 0
                 raise
         self.fake.died.clear()

@@ -12,7 +12,7 @@ import pytest
 
 from daemon import loop as loop_module
 from daemon.host import HostError
-from daemon.loop import LinksHint, Loop, WifiHint, _coalesced
+from daemon.loop import Inboxed, LinksHint, Loop, WifiHint, _coalesced
 from daemon.store import Store, StoreError
 from policies.decide import Intent
 from policies.facts import LinkKind
@@ -315,10 +315,11 @@ def test_what_others_undid_is_put_back_by_any_event(tmp_path: Path) -> None:
 def test_a_network_whose_source_is_gone_is_held_then_a_strange_one(tmp_path: Path) -> None:
     async def check(here: Running) -> None:
         await here.at_home()
-        assert here.loop.state.phase is Phase.IDLE
+        await here.until(Phase.IDLE)
+        await asyncio.sleep(1.2 * here.loop.settings.wifi.identify_timeout)  # the association's own time limit is over
         here.fake.wifi = {}
         await here.hint("wifi")
-        assert here.loop.state.phase is Phase.HELD
+        await here.until(Phase.HELD)
         await here.until(Phase.CONNECTED)
         assert here.loop.facts.overdue == {"wlan0"}
 
@@ -329,10 +330,10 @@ def test_a_link_that_turns_out_to_be_wifi_is_identified_anew(tmp_path: Path) -> 
     async def check(here: Running) -> None:
         here.fake.links = (replace(WLAN, kind=LinkKind.WIRED),)
         await here.hint("links")
-        assert here.loop.state.phase is Phase.IDLE
+        await here.until(Phase.IDLE)
         here.fake.links = (WLAN,)
         await here.hint("links")
-        assert here.loop.state.phase is Phase.HELD
+        await here.until(Phase.HELD)
         await here.until(Phase.CONNECTED)
 
     run(tmp_path, check)
@@ -350,7 +351,7 @@ def test_a_new_association_forgets_the_former_network(tmp_path: Path) -> None:
 
 def test_hints_are_taken_once_and_everything_else_in_order() -> None:
     failed = Failed(Cause.FIREWALL_FAILED)
-    batch = [LinksHint(), Changed(), LinksHint(), WifiHint(), failed, Changed(), WifiHint()]
+    batch: list[Inboxed] = [LinksHint(), Changed(), LinksHint(), WifiHint(), failed, Changed(), WifiHint()]
     assert _coalesced(list(batch)) == [LinksHint(), Changed(), WifiHint(), failed, Changed()]
 
 

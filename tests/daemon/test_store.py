@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -248,7 +249,7 @@ def holding(folder: Path) -> Iterator[None]:
 
 
 def test_a_database_that_another_program_holds_is_not_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sqlite3.connect
+    real: Any = sqlite3.connect
     held = holding(folder)
     next(held)
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: real(*args, timeout=0.05, **options))
@@ -256,13 +257,14 @@ def test_a_database_that_another_program_holds_is_not_damaged(folder: Path, monk
     assert store.unkept is not None and "locked" in store.unkept
     assert store.trouble is not None and "nothing is kept" in store.trouble
     assert (store.intent(), store.known(), store.last_good_settings()) == (Intent(), (), None)
-    for write in (
+    writes: list[Callable[[], object]] = [
         lambda: store.save_intent(WANTED), lambda: store.save_known(CAFE), lambda: store.forget_known(b"x"),
         lambda: store.save_good_settings("x"), store.decided,
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for write in writes:
         with pytest.raises(StoreError, match="locked"):
             write()
-    assert store.trouble is None, "a decision holds in memory"
+    assert not store.trouble, "a decision holds in memory"
     store.close()
     list(held)
     store = opened(folder)
