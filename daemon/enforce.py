@@ -57,6 +57,15 @@ class Enforcer:
         self.enforced = policy
         return another
 
+    async def intact(self) -> bool:
+        """Whether both layers still are as they were confirmed. What cannot be looked at is not."""
+        if self.enforced is None:
+            return False
+        try:
+            return await self._firewall.verify(self.enforced) and await self._routes.verify(self.enforced)
+        except HostError:
+            return False
+
     async def reset(self) -> None:
         """Open the machine: on the way out of an unprotected state only. Raises HostError."""
         self.enforced = None

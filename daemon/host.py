@@ -65,6 +65,10 @@ class Firewall(Protocol):
         """Replace our table in one transaction and read it back. Twice is harmless. Raises HostError."""
         ...
 
+    async def verify(self, policy: FirewallPolicy) -> bool:
+        """Whether the kernel follows this policy now. Changes nothing. Raises HostError."""
+        ...
+
     async def reset(self) -> None:
         """Remove our table: the machine is open. Idempotent."""
         ...
@@ -73,6 +77,10 @@ class Firewall(Protocol):
 class Routes(Protocol):
     async def set(self, policy: FirewallPolicy) -> None:
         """Rules, table and sysctls as the policy wants them. Twice is harmless. Raises HostError."""
+        ...
+
+    async def verify(self, policy: FirewallPolicy) -> bool:
+        """Whether the kernel follows this policy now. Changes nothing. Raises HostError."""
         ...
 
     async def reset(self) -> None:
@@ -116,6 +124,12 @@ class Resolver(Protocol):
         ...
 
 
+class Tamper(Protocol):
+    def watch(self) -> AsyncIterator[str]:
+        """A sentence whenever our firewall or routing may have been changed, by us or by others. Never ends."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     links: Links
@@ -124,3 +138,4 @@ class Host:
     routes: Routes
     tunnel: TunnelDriver
     resolver: Resolver
+    tamper: Tamper

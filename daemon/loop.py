@@ -41,6 +41,7 @@ log = structlog.get_logger()
 # After an association the Wi-Fi source is asked again even if it stays silent: a link that flaps and returns to the
 # same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
 REREAD_S = 0.3
+FIRST_LOOKS, FIRST_LOOK_S = 10, 0.02
 AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
 
 
@@ -62,6 +63,13 @@ class Overdue:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class TamperHint:
+    """Our rules may have been changed, as `what` says: by us, or by somebody else."""
+
+    what: str
+
+
 @dataclass(slots=True)
 class Command:
     """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
@@ -70,7 +78,7 @@ class Command:
     done: asyncio.Future[None]
 
 
-Inboxed = Event | LinksHint | WifiHint | Overdue | Command
+Inboxed = Event | LinksHint | WifiHint | TamperHint | Overdue | Command
 
 
 class Loop:
@@ -98,6 +106,7 @@ class Loop:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._generations: dict[str, int] = {}  # of a Wi-Fi link: grows with each association
         self._watchers: list[asyncio.Task[None]] = []
+        self._tampered = 0  # how often others have changed our rules
         self.settled = asyncio.Event()  # the first decision has been acted on
 
     # --- in ----------------------------------------------------------------------------------------------------------
@@ -125,9 +134,10 @@ class Loop:
         self._watchers = [
             asyncio.create_task(self._hint(self.host.links.watch, LinksHint())),
             asyncio.create_task(self._hint(self.host.wifi.watch, WifiHint())),
+            asyncio.create_task(self._tampering()),
         ]
         await self._read_links()
-        await self._read_wifi()
+        await self._first_wifi()
         await self._handle(Changed())
         self.settled.set()
         while True:
@@ -151,10 +161,22 @@ class Loop:
                 if self._generations.get(ifname) == generation and ifname not in self.facts.wifi:
                     self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
                     await self._handle(Changed())
+            case TamperHint(what):
+                await self._put_back(what)
             case Command(run, done):
                 await self._obey(run, done)
             case _:
                 await self._handle(event)
+
+    async def _put_back(self, what: str) -> None:
+        """K4: most hints are about our own changes. Whatever is not as we left it is put back, and people are told."""
+        if self.enforcer.enforced is None or await self.enforcer.intact():
+            return
+        self._tampered += 1
+        log.warning("tampered with", what=what, times=self._tampered)
+        often = f" (so far {self._tampered} times)" if self._tampered > 1 else ""
+        self.warn("tamper", f"Somebody else changed our rules: {what}. They were put back{often}.")
+        await self._handle(Changed())
 
     async def _obey(self, run: Callable[[], Awaitable[Event]], done: asyncio.Future[None]) -> None:
         """What `run` raises is the caller's. What comes after is ours: it ends us, and the rules stay in the kernel."""
@@ -284,6 +306,18 @@ class Loop:
             self.post(hint)
             await asyncio.sleep(AGAIN_S)
 
+    async def _tampering(self) -> None:
+        """The same for changes of our rules, which are worth their words."""
+        while True:
+            try:
+                async for what in self.host.tamper.watch():
+                    self.post(TamperHint(what))
+                log.error("a watch has ended", hint="TamperHint")
+            except Exception:
+                log.exception("a watch has failed", hint="TamperHint")
+            self.post(TamperHint("the watch was interrupted"))
+            await asyncio.sleep(AGAIN_S)
+
     async def _links(self) -> tuple[Link, ...]:
         """All links; none where the kernel does not tell: then nothing is cleared."""
         try:
@@ -306,6 +340,15 @@ class Loop:
         # What was known of a former association says nothing about the next one.
         found = {ifname: network for ifname, network in self.facts.wifi.items() if ifname in same}
         self.facts = replace(self.facts, links=links, wifi=found, overdue=self.facts.overdue & same)
+
+    async def _first_wifi(self) -> None:
+        """A restart on a joined network must not cut it off for the moment that its source needs to be reached."""
+        for _ in range(FIRST_LOOKS):
+            await self._read_wifi()
+            joined = {link.ifname for link in self.facts.uplinks if link.kind is LinkKind.WIFI}
+            if joined <= self.facts.wifi.keys():
+                return
+            await asyncio.sleep(FIRST_LOOK_S)
 
     def _expect(self, ifname: str) -> None:
         generation = self._generations.get(ifname, 0) + 1
@@ -391,9 +434,12 @@ def _same_association(before: Link | None, now: Link) -> bool:
 
 
 def _coalesced(batch: list[Inboxed]) -> list[Inboxed]:
-    """Each hint once, at its first place: a hint says that something may have changed, not how often."""
+    """Each kind of hint once, at its first place: a hint says that something may have changed, not how often."""
     kept: list[Inboxed] = []
+    seen: set[type] = set()
     for event in batch:
-        if not (isinstance(event, LinksHint | WifiHint) and event in kept):
+        hint = isinstance(event, LinksHint | WifiHint | TamperHint)
+        if not hint or type(event) not in seen:
             kept.append(event)
+        seen.add(type(event))
     return kept

@@ -9,6 +9,7 @@ from daemon.linux.links import LinuxLinks
 from daemon.linux.nft import NftFirewall
 from daemon.linux.resolver import ResolvConf
 from daemon.linux.routes import LinuxRoutes
+from daemon.linux.tamper import LinuxTamper
 from daemon.linux.wifi import LinuxWifi, sources
 from daemon.linux.wireguard import WireGuard
 from policies.settings import Settings
@@ -23,4 +24,5 @@ def linux_host(settings: Settings, state_folder: Path) -> Host:
         routes=LinuxRoutes(state_folder),
         tunnel=WireGuard(),
         resolver=ResolvConf(),
+        tamper=LinuxTamper(),
     )

@@ -38,11 +38,12 @@ class FakeHost:
     busy: bool = False  # a tunnel is being opened or closed
 
     def __post_init__(self) -> None:
-        self.changed = {"links": asyncio.Event(), "wifi": asyncio.Event()}
+        self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper")}
         self.died = asyncio.Event()
         self.host = Host(
-            _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self)
-        )
+            _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self),
+            _Tamper(self),
+        )  # fmt: skip
 
     def ask(self, what: str, detail: object = None) -> None:
         self.asked.append((what, detail))
@@ -103,9 +104,23 @@ class _Layer:
         self.fake.ask(self.name, policy)
         self.fake.kernel[self.name] = policy
 
+    async def verify(self, policy: FirewallPolicy) -> bool:
+        return self.fake.kernel[self.name] == policy
+
     async def reset(self) -> None:
         self.fake.ask("reset", self.name)
         self.fake.kernel[self.name] = None
+
+
+class _Tamper:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def watch(self) -> AsyncIterator[str]:
+        while True:
+            await self.fake.changed["tamper"].wait()
+            self.fake.changed["tamper"].clear()
+            yield "the firewall table was changed by nft (process 4711)"
 
 
 class _Driver:

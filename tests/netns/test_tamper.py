@@ -1,0 +1,154 @@
+"""K4, L13: whoever takes our rules away, they are back at once, and people are told what happened and by whom."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab.addresses import ECHO_PORT
+from lab.subject import SETTINGS, Subject
+from lab.topology import Laboratory
+
+pytestmark = pytest.mark.netns
+
+TABLE = "1953853047"
+ATTACKS = {
+    "flush ruleset": ("nft", "flush", "ruleset"),
+    "delete table": ("nft", "delete", "table", "inet", "tunwarden"),
+    "flush chain": ("nft", "flush", "chain", "inet", "tunwarden", "output"),
+    "insert accept": ("nft", "insert", "rule", "inet", "tunwarden", "output", "accept"),
+    "clear a link": ("nft", "add", "element", "inet", "tunwarden", "cleared", "{ wlan0 }"),
+    "rule del": ("ip", "rule", "del", "table", TABLE),
+    "rule del, IPv6": ("ip", "-6", "rule", "del", "table", TABLE),
+    "route flush": ("ip", "route", "flush", "table", TABLE),
+    # iproute2 never flushes an IPv6 last resort of this metric, so it is named.
+    "route del, IPv6": ("ip", "-6", "route", "del", "unreachable", "default", "metric", "4294967295", "table", TABLE),
+    "foreign route": ("ip", "route", "add", "203.0.113.0/24", "dev", "wlan0", "table", TABLE),
+}
+
+
+@pytest.fixture
+def blocked(lab: Laboratory) -> Subject:
+    """At the cafe, wanting protection, without a server: nothing may leave."""
+    subject = Subject(lab, SETTINGS.replace('connect_timeout = "4s"', 'connect_timeout = "1s"'))
+    subject.start()
+    subject.set_up()
+    subject.lab.block_server()
+    subject.lab.join("cafe")
+    subject.wait(lambda status: status.cause == "server-unreachable")
+    return subject
+
+
+def ruleset(lab: Laboratory) -> str:
+    """Our table without its counters, and our rules and routes of both families."""
+    shown = lab.laptop.run("nft", "--stateless", "list", "table", "inet", "tunwarden", check=False).stdout
+    for family in ("-4", "-6"):
+        for what in (("rule", "show", "table", TABLE), ("route", "show", "table", TABLE)):
+            shown += lab.laptop.run("ip", family, *what, check=False).stdout
+    return shown
+
+
+@contextlib.contextmanager
+def flood(lab: Laboratory) -> Iterator[list[int]]:
+    """Some 2,000 datagrams a second, IPv4 and IPv6 by turns, from sockets that are bound to no link."""
+    tried = [0]
+    stop = threading.Event()
+    senders = [
+        (lab.laptop.socket(family, socket.SOCK_DGRAM), (str(target), ECHO_PORT))
+        for family, target in ((socket.AF_INET, lab.plan.internet4), (socket.AF_INET6, lab.plan.internet6))
+    ]
+
+    def run() -> None:
+        while not stop.is_set():
+            for sender, target in senders:
+                with contextlib.suppress(OSError):
+                    sender.sendto(b"flood", target)
+                tried[0] += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield tried
+    finally:
+        stop.set()
+        thread.join()
+        for sender, _ in senders:
+            sender.close()
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_one_layer_is_taken_away(blocked: Subject, attack: tuple[str, ...]) -> None:
+    """The other layer holds every packet until the first is back (K3)."""
+    lab = blocked.lab
+    blocked.wait("blocked")
+    with lab.meter() as meter, flood(lab) as tried:
+        lab.laptop.run(*attack)
+        status = blocked.wait(lambda status: any("Somebody else" in text for text in status.warnings), 10)
+        time.sleep(0.1)
+        assert status.blocking
+        assert meter.leaks() == []
+        meter.positive_control()
+    assert tried[0] > 100
+    (told,) = (text for text in status.warnings if "Somebody else" in text)
+    assert ("nft (process" in told) == (attack[0] == "nft"), told
+    ours = ruleset(lab)
+    blocked.cli("reconnect")  # the daemon's own idea of how it should look
+    blocked.wait(lambda status: status.state in ("reconnecting", "blocked"))
+    blocked.wait("blocked")
+    assert ruleset(lab) == ours
+
+
+def test_without_either_layer_the_flood_leaves(blocked: Subject) -> None:
+    """The positive control: the same flood, and nobody who puts anything back."""
+    lab = blocked.lab
+    blocked.kill()
+    lab.laptop.run("nft", "flush", "ruleset")
+    for family in ("-4", "-6"):
+        lab.laptop.run("ip", family, "rule", "del", "table", TABLE)
+    with lab.meter() as meter, flood(lab):
+        time.sleep(0.3)
+        assert len(meter.leaks()) > 100
+
+
+def test_both_layers_are_taken_away_again_and_again(blocked: Subject, sealed: Any) -> None:
+    """Whoever has root can open the machine for a moment: it is closed again, and said each time."""
+    lab = blocked.lab
+    for _ in range(5):
+        for attack in ("flush ruleset", "rule del", "rule del, IPv6"):
+            lab.laptop.run(*ATTACKS[attack], check=False)
+    blocked.wait(lambda status: any("times" in text for text in status.warnings), 10)
+    blocked.wait(lambda status: status.blocking)
+    with sealed():
+        time.sleep(0.5)
+
+
+def test_our_own_changes_are_nobodys_tampering(subject: Subject) -> None:
+    """Joining, connecting, losing, leaving: no false alarm."""
+    lab = subject.lab
+    lab.join("cafe")
+    subject.wait("connected")
+    subject.cli("reconnect")
+    subject.wait("connected")
+    lab.leave()
+    lab.join("home")
+    status = subject.wait("idle")
+    assert not [text for text in status.warnings if "Somebody else" in text]
+
+
+def test_the_guard_comes_back_too(subject: Subject, sealed: Any) -> None:
+    """N10 while unprotected: without its table, the next network would be joined unguarded."""
+    lab = subject.lab
+    lab.laptop.run("nft", "flush", "ruleset")
+    subject.wait(lambda status: any("Somebody else" in text for text in status.warnings))
+    with sealed():
+        lab.networkmanager.associating()
+        lab.associate(lab.networks["cafe"])
+        subject.wait("held")
+        time.sleep(0.4)
