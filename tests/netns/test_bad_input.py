@@ -23,7 +23,6 @@ from cli.output import safe
 from ipc.client import NotRunningError
 from ipc.errors import ServiceError
 from ipc.interface import Status
-from lab.addresses import ECHO_PORT
 from lab.hosts import CommandError
 from lab.probes import exit_address
 from lab.subject import PROFILE, SETTINGS, Subject
@@ -200,6 +199,7 @@ def test_storms_of_sighup(connected: Subject, sealed: Any) -> None:
         starting = connected.process = connected.lab.laptop.start(connected.lab.python, "-I", "-m", "daemon")
         while pid_file.read_text() in (former, ""):  # before that, Python itself is not up
             assert starting.running, starting.output()
+        until = time.monotonic() + 20
         while True:
             starting.send(signal.SIGHUP)
             try:
@@ -207,6 +207,8 @@ def test_storms_of_sighup(connected: Subject, sealed: Any) -> None:
                 break
             except NotRunningError:
                 assert starting.running, starting.output()
+                assert time.monotonic() < until, starting.output()[-2000:]
+            time.sleep(0.002)  # the machine may have other work, and the daemon must get to its own
         connected.wait("connected")
 
 
@@ -743,46 +745,6 @@ def kill(lab: Laboratory, victim: str) -> None:
     else:
         pids = lab.laptop.run("pidof", "dbus-daemon").stdout.split()
         lab.laptop.run("kill", "-KILL", *pids)
-
-
-def bound_probe(lab: Laboratory) -> None:
-    """One datagram past all routes: only the firewall stands in its way (L11)."""
-    with lab.laptop.socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"wlan0\0")
-        try:
-            bound.sendto(b"bound", (str(lab.plan.internet6), ECHO_PORT))
-        except OSError:
-            return
-
-
-def test_somebody_flushes_the_firewall(connected: Subject, sealed: Any) -> None:
-    """L13: the routes still hold all but bound sockets, and the next event of any kind puts the table back.
-
-    Noticing it without an event is a later issue's; until then the probe below does leave.
-    """
-    lab = connected.lab
-
-    def table() -> bool:
-        return "tunwarden" in lab.laptop.run("nft", "list", "tables").stdout
-
-    lab.laptop.run("nft", "flush", "ruleset")
-    assert exit_address(lab.laptop, lab.plan.internet4) == lab.plan.server4, "the routing layer stands alone"
-    with lab.meter() as meter:
-        bound_probe(lab)
-        assert meter.leaks(), "the positive control: without the table a bound socket gets out"
-    lab.laptop.run("ip", "address", "add", "192.0.2.77/32", "dev", "lo")  # any event at all
-    deadline = time.monotonic() + 5
-    while not table():
-        assert time.monotonic() < deadline, "not put back"
-        time.sleep(0.01)
-    with sealed():
-        bound_probe(lab)
-    lab.laptop.run("ip", "rule", "del", "not", "fwmark", "0x74756e77", "lookup", "1953853047")
-    lab.laptop.run("ip", "address", "add", "192.0.2.78/32", "dev", "lo")
-    deadline = time.monotonic() + 5
-    while "lookup 1953853047" not in lab.laptop.run("ip", "rule").stdout:
-        assert time.monotonic() < deadline, "not put back"
-        time.sleep(0.01)
 
 
 def test_the_card_is_pulled_out(connected: Subject, sealed: Any) -> None:
