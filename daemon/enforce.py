@@ -26,11 +26,15 @@ class Enforcer:
         self._firewall, self._routes = firewall, routes
         self.enforced: FirewallPolicy | None = None
         self._open: frozenset[str] = frozenset()  # the links that the firewall was last told to clear
+        self._stands: FirewallPolicy | None = None  # what the firewall alone has confirmed
 
     @property
     def blocking(self) -> bool:
-        """Whether the kernel has confirmed rules that let nothing out but the tunnel and its server."""
-        return self.enforced is not None and self.enforced.closed
+        """Whether the kernel has confirmed rules that let nothing out but the tunnel and its server.
+
+        The firewall alone does that; routes that were refused are a warning, for the second layer is missing.
+        """
+        return self._stands is not None and self._stands.closed
 
     async def set(self, policy: FirewallPolicy) -> bool:
         """Whether this is another policy. One that is in force already is read back, and repaired where it is not.
@@ -50,8 +54,10 @@ class Enforcer:
                 await apply(policy)
             except HostError as err:
                 failures.append((cause, err))
+                self._stands = None if cause is Cause.FIREWALL_FAILED else self._stands
             else:
-                self._open = policy.cleared if cause is Cause.FIREWALL_FAILED else self._open
+                if cause is Cause.FIREWALL_FAILED:
+                    self._open, self._stands = policy.cleared, policy
         if failures:
             raise EnforceError(failures[0][0], "; ".join(str(err) for _, err in failures))
         self.enforced = policy
@@ -68,6 +74,6 @@ class Enforcer:
 
     async def reset(self) -> None:
         """Open the machine: on the way out of an unprotected state only. Raises HostError."""
-        self.enforced = None
+        self.enforced = self._stands = None
         await self._routes.reset()
         await self._firewall.reset()

@@ -56,6 +56,7 @@ class DaemonService:
             loop.decision,
             loop.facts,
             loop.enforcer.enforced,
+            loop.enforcer.blocking,
             since=self._entered[1],
             warnings=tuple(loop.warnings.values()),
             sequence=0,

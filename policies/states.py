@@ -53,7 +53,7 @@ SENTENCES: dict[Cause, str] = {
     Cause.TUNNEL_FAILED: "The tunnel could not be set up.",
     Cause.LOCKDOWN: "Lockdown is on: nothing passes without a tunnel.",
     Cause.SETTINGS_BROKEN: "The settings file has errors and there are no earlier good settings.",
-    Cause.STORE_BROKEN: "The saved state was damaged; a copy was set aside. Connect or disconnect to decide anew.",
+    Cause.STORE_BROKEN: "What was wanted is not known: the saved state is damaged or gone. Connect or disconnect.",
     Cause.FIREWALL_FAILED: "The kernel refused the firewall rules.",
     Cause.ROUTES_FAILED: "The kernel refused the routing rules.",
     Cause.RESOLVER_FAILED: "The name resolution could not be pointed into the tunnel.",

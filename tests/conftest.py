@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -14,6 +15,9 @@ from lab.topology import Laboratory
 PROGRAMS = (
     "unshare", "nsenter", "setpriv", "ip", "nft", "dnsmasq", "wg", "wireguard-go", "dbus-daemon", "tcpdump", "udhcpc",
 )  # fmt: skip
+# A shell's background job ignores SIGINT, and so would every program that a test starts and then interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _failed = pytest.StashKey[bool]()
 _counter = itertools.count(1)
 

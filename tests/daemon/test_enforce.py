@@ -76,7 +76,8 @@ def test_narrowing_the_other_layer_is_set_all_the_same(refuses: str, after: Fire
         assert err.value.cause == f"{refuses}-failed"
         other = "routes" if refuses == "firewall" else "firewall"
         assert fake.kernel[other] == after
-        assert (enforcer.enforced, enforcer.blocking) == (None, False), "nothing is said that was not confirmed"
+        assert enforcer.enforced is None
+        assert enforcer.blocking == (refuses == "routes" and after.closed), "said without the firewall's word"
 
     asyncio.run(check())
 
