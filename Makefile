@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 .PHONY: run test lint install uninstall bench clean
 
 run: $(VENV)/.ready  ## the main job in the network laboratory, told live
+	@lab/install-missing
 	@$(BIN)/python -m lab.story
 
 test: $(VENV)/.ready lint  ## every tier that can run here; the others are skipped with the reason printed
+	@lab/install-missing
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
 
 lint: $(VENV)/.ready

@@ -18,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from daemon import adapters, logs, settings_file
-from daemon.loop import LinksHint, Loop
+from daemon.inbox import LinksHint
+from daemon.loop import Loop
 from daemon.service import DaemonService
 from daemon.store import Store
 from ipc import VERSION

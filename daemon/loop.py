@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
 from daemon.attempts import Attempts
 from daemon.enforce import EnforceError, Enforcer
 from daemon.host import Host, HostError
+from daemon.inbox import Command, Inboxed, LinksHint, Overdue, TamperHint, WifiHint, coalesced
 from daemon.machine import START, step
 from daemon.store import Store, StoreError
 from policies.decide import Decision, Intent, decide, intent_after
@@ -43,42 +44,6 @@ log = structlog.get_logger()
 REREAD_S = 0.3
 FIRST_LOOKS, FIRST_LOOK_S = 10, 0.02
 AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
-
-
-@dataclass(frozen=True, slots=True)
-class LinksHint:
-    """The kernel said that something about links, addresses or routes may have changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class WifiHint:
-    """A Wi-Fi source said that something may have changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """Nobody has identified the Wi-Fi link in time."""
-
-    ifname: str
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class TamperHint:
-    """Our rules may have been changed, as `what` says: by us, or by somebody else."""
-
-    what: str
-
-
-@dataclass(slots=True)
-class Command:
-    """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
-
-    run: Callable[[], Awaitable[Event]]
-    done: asyncio.Future[None]
-
-
-Inboxed = Event | LinksHint | WifiHint | TamperHint | Overdue | Command
 
 
 class Loop:
@@ -141,7 +106,7 @@ class Loop:
         await self._handle(Changed())
         self.settled.set()
         while True:
-            for event in _coalesced(await self._batch()):
+            for event in coalesced(await self._batch()):
                 await self._take(event)
 
     async def _batch(self) -> list[Inboxed]:
@@ -431,15 +396,3 @@ def _same_association(before: Link | None, now: Link) -> bool:
         and before.ifindex == now.ifindex
         and before.carrier_changes == now.carrier_changes
     )
-
-
-def _coalesced(batch: list[Inboxed]) -> list[Inboxed]:
-    """Each kind of hint once, at its first place: a hint says that something may have changed, not how often."""
-    kept: list[Inboxed] = []
-    seen: set[type] = set()
-    for event in batch:
-        hint = isinstance(event, LinksHint | WifiHint | TamperHint)
-        if not hint or type(event) not in seen:
-            kept.append(event)
-        seen.add(type(event))
-    return kept

@@ -12,7 +12,8 @@ import pytest
 
 from daemon import loop as loop_module
 from daemon.host import HostError
-from daemon.loop import Inboxed, LinksHint, Loop, WifiHint, _coalesced
+from daemon.inbox import Inboxed, LinksHint, WifiHint, coalesced
+from daemon.loop import Loop
 from daemon.store import Store, StoreError
 from policies.decide import Intent
 from policies.facts import LinkKind
@@ -352,7 +353,7 @@ def test_a_new_association_forgets_the_former_network(tmp_path: Path) -> None:
 def test_hints_are_taken_once_and_everything_else_in_order() -> None:
     failed = Failed(Cause.FIREWALL_FAILED)
     batch: list[Inboxed] = [LinksHint(), Changed(), LinksHint(), WifiHint(), failed, Changed(), WifiHint()]
-    assert _coalesced(list(batch)) == [LinksHint(), Changed(), WifiHint(), failed, Changed()]
+    assert coalesced(list(batch)) == [LinksHint(), Changed(), WifiHint(), failed, Changed()]
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

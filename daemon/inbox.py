@@ -1,0 +1,57 @@
+"""What the loop's inbox takes: the machine's events, hints to look again, and commands of callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from policies.states import Event
+
+
+@dataclass(frozen=True, slots=True)
+class LinksHint:
+    """The kernel said that something about links, addresses or routes may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WifiHint:
+    """A Wi-Fi source said that something may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Nobody has identified the Wi-Fi link in time."""
+
+    ifname: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TamperHint:
+    """Our rules may have been changed, as `what` says: by us, or by somebody else."""
+
+    what: str
+
+
+@dataclass(slots=True)
+class Command:
+    """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
+
+    run: Callable[[], Awaitable[Event]]
+    done: asyncio.Future[None]
+
+
+Inboxed = Event | LinksHint | WifiHint | TamperHint | Overdue | Command
+
+
+def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
+    """Each kind of hint once, at its first place: a hint says that something may have changed, not how often."""
+    kept: list[Inboxed] = []
+    seen: set[type] = set()
+    for event in batch:
+        hint = isinstance(event, LinksHint | WifiHint | TamperHint)
+        if not hint or type(event) not in seen:
+            kept.append(event)
+        seen.add(type(event))
+    return kept
