@@ -197,6 +197,7 @@ def main() -> None:
                 begun = kernel.first("up")
                 up.add(begun, kernel.last_rules(), published.first("held".__eq__))
 
+                time.sleep(QUIET_S)  # a card needs longer to join; until then the daemon reads back its own change
                 forget()
                 timed.associated(home.point)
                 begun = timed.published

@@ -35,6 +35,7 @@ from policies.states import (
     ScheduleRetry,
     SetResolvers,
     State,
+    TunnelDown,
 )
 
 log = structlog.get_logger()
@@ -121,7 +122,7 @@ class Loop:
                 before, told = self.facts, dict(self.warnings)
                 await (self._read_links() if isinstance(event, LinksHint) else self._read_wifi())
                 if self.facts != before or self.warnings != told:
-                    await self._handle(Changed())
+                    await self._handle(self._seen(before))
             case Overdue(ifname, generation):
                 if self._generations.get(ifname) == generation and ifname not in self.facts.wifi:
                     self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
@@ -132,6 +133,13 @@ class Loop:
                 await self._obey(run, done)
             case _:
                 await self._handle(event)
+
+    def _seen(self, before: Facts) -> Event:
+        """Usually just a change. A tunnel link that has vanished is a lost tunnel: no route leads into it any more."""
+        tunnel = self.state.tunnel
+        if tunnel and before.link(tunnel.ifname) and not self.facts.link(tunnel.ifname):
+            return TunnelDown(self.state.attempt, Cause.TUNNEL_LOST)
+        return Changed()
 
     async def _put_back(self, what: str) -> None:
         """K4: most hints are about our own changes. Whatever is not as we left it is put back, and people are told."""

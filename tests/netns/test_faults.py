@@ -34,6 +34,8 @@ def test_the_tunnel_link_is_deleted(connected: Subject, sealed: Any) -> None:
         connected.lab.laptop.run("ip", "link", "del", TUNNEL_IFNAME)
         connected.wait(lambda status: not status.protected)
         connected.wait("connected")
+    assert connected.process is not None
+    assert "routes-failed" not in connected.process.output(), "a lost tunnel, not a failure of ours: no delay"
 
 
 def test_wireguard_go_is_killed(connected: Subject, sealed: Any) -> None:
