@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.ipc.places import MEMBERS, ROOT, ROOT_USER, Who, public_folder
+from tests.ipc.places import MEMBERS, ROOT, ROOT_USER, Who, place_of, public_folder
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Ended:
 
 def popen(folder: Path, *words: str, who: Who = ROOT_USER, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """The program, started."""
+    interpreter, checkout = place_of(who)
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "cli.main", "--run-folder", str(folder), *words],
+        [interpreter, "-W", "error", "-m", "cli.main", "--run-folder", str(folder), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        cwd=ROOT,
+        cwd=checkout,
         env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", **(env or {})},
         user=who.uid,
         group=who.gid,

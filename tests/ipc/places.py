@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +36,29 @@ MEMBER = Who("member", 1, 1, (MEMBERS,))  # an account the bus knows: Debian's `
 STRANGER = Who("stranger", NOBODY, NOBODY, ())
 
 
+def place_of(who: Who) -> tuple[str, Path]:
+    """The interpreter and the checkout that this user may use."""
+    return (sys.executable, ROOT) if who.uid == 0 else _public_place()
+
+
+@cache
+def _public_place() -> tuple[str, Path]:
+    """A checkout may lie in root's own folder, where nobody else can read: then a copy of what strangers run.
+
+    With the interpreter behind the virtual environment, for the client and the command line need no other package.
+    """
+    program = Path(sys.executable).absolute()
+    if all(step.stat().st_mode & stat.S_IXOTH for step in (program, *program.parents, *ROOT.parents, ROOT)):
+        return sys.executable, ROOT
+    copy = Path(tempfile.mkdtemp(prefix="tunwarden-checkout-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for package in ("ipc", "policies", "cli"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return str(program.resolve()), copy
+
+
 @contextlib.contextmanager
 def public_folder() -> Iterator[Path]:
     """A folder of root's that everybody can enter, as /run/tunwarden is."""
@@ -51,7 +77,7 @@ async def run(who: Who, *command: str, env: dict[str, str] | None = None, stdin:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
+        cwd=place_of(who)[1],
         env={"PATH": "/usr/bin:/bin", **(env or {})},
         user=who.uid,
         group=who.gid,
@@ -69,7 +95,7 @@ async def run(who: Who, *command: str, env: dict[str, str] | None = None, stdin:
 
 async def python(who: Who, code: str, *arguments: str) -> object:
     """Run Python as somebody; the code prints JSON."""
-    status, out, err = await run(who, sys.executable, "-c", code, *arguments)
+    status, out, err = await run(who, place_of(who)[0], "-c", code, *arguments)
     assert status == 0, err
     return json.loads(out)
 

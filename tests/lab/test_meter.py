@@ -43,7 +43,8 @@ def test_counts_are_exact(lab: Laboratory) -> None:
             assert counts[Kind.DNS] == 10 * number
             assert counts[Kind.TUNNEL] == 50 * number
         meter.reset()
-        assert not meter.counts()
+        after = meter.counts()  # the kernel may have said something of its own meanwhile, such as an MLD report
+        assert not any(after[kind] for kind in (Kind.CLEAR4, Kind.CLEAR6, Kind.DNS, Kind.TUNNEL))
 
 
 def test_positive_control_passes_a_closed_firewall_and_is_not_counted(lab: Laboratory) -> None:
