@@ -103,6 +103,7 @@ class LinuxRoutes:
 
     def __init__(self, state_folder: Path = Path("/var/lib/tunwarden")) -> None:
         self._sysctls = Sysctls(state_folder / "sysctls.json")
+        self._set: dict[int, list[Route]] = {}  # by family: what `set` has confirmed and `reset` need not look up
         self.ipv6_absent = False  # after `set`: the kernel has no IPv6, or has disabled it on the tunnel
 
     async def set(self, policy: FirewallPolicy) -> None:
@@ -111,15 +112,20 @@ class LinuxRoutes:
             await self.reset()
             return
         self._sysctls.protect()
+        self._set = {}
         try:
             ifindex = socket.if_nametoindex(policy.tunnel.ifname) if policy.tunnel else 0
             self.ipv6_absent = not _has_ipv6(policy.tunnel)
             async with requests() as ip:
                 lan, inside = bool(policy.lan), _inside(policy)
-                await _capture(ip, socket.AF_INET, routes(4, policy.tunnel, ifindex, lan, inside))
+                wanted = routes(4, policy.tunnel, ifindex, lan, inside)
+                await _capture(ip, socket.AF_INET, wanted)
+                self._set[socket.AF_INET] = wanted
                 tunnel = None if self.ipv6_absent else policy.tunnel
                 with contextlib.suppress(_FamilyMissing):
-                    await _capture(ip, socket.AF_INET6, routes(6, tunnel, ifindex, lan, inside if tunnel else ()))
+                    wanted = routes(6, tunnel, ifindex, lan, inside if tunnel else ())
+                    await _capture(ip, socket.AF_INET6, wanted)
+                    self._set[socket.AF_INET6] = wanted
         except (NetlinkError, OSError) as err:
             raise HostError("apply the routes", _sentence(err)) from err
 
@@ -141,15 +147,19 @@ class LinuxRoutes:
         return True
 
     async def reset(self) -> None:
-        """Remove our rules, then our table, and restore the sysctls. Idempotent. Raises HostError."""
+        """Remove our rules, then our table, and restore the sysctls. Idempotent. Raises HostError.
+
+        Right after a `set` that is without looking, in half the time; whatever somebody added since goes the next time.
+        """
+        known, self._set = self._set, {}
         try:
             async with requests() as ip:
                 for family in (socket.AF_INET, socket.AF_INET6):
                     with contextlib.suppress(_FamilyMissing):
                         # The rule first: our table without its last resort must never be asked.
-                        for rule in await _rules(ip, family):
+                        for rule in [OURS] if family in known else await _rules(ip, family):
                             await _change_rule(ip, "del", family, rule)
-                        for route in await _routes(ip, family):
+                        for route in known[family] if family in known else await _routes(ip, family):
                             await _change_route(ip, "del", family, route)
         except (NetlinkError, OSError) as err:
             raise HostError("remove the routes", _sentence(err)) from err
@@ -259,7 +269,7 @@ async def _change_rule(ip: AsyncIPRoute, command: str, family: int, rule: Rule) 
 async def _change_route(ip: AsyncIPRoute, command: str, family: int, route: Route) -> None:
     """`command` is "replace" or "del". A foreign route may have any protocol, scope and gateway: not given."""
     scope = SCOPE_LINK if route.kind == UNICAST else SCOPE_UNIVERSE
-    with _tolerating(errno.ESRCH if command == "del" else 0):
+    with _tolerating(*((errno.ESRCH, errno.ENOENT) if command == "del" else ())):  # no such route; no such table
         await ip.route(
             command, family=family, table=TABLE, type=route.kind, dst=route.network, priority=route.metric,
             proto=RTPROT_KERNEL if command == "replace" else 0, scope=scope if command == "replace" else SCOPE_NOWHERE,
@@ -268,12 +278,12 @@ async def _change_route(ip: AsyncIPRoute, command: str, family: int, route: Rout
 
 
 @contextlib.contextmanager
-def _tolerating(code: int) -> Iterator[None]:
+def _tolerating(*codes: int) -> Iterator[None]:
     """Somebody else was faster: what we want is already so."""
     try:
         yield
     except NetlinkError as err:
-        if err.code != code:
+        if err.code not in codes:
             raise
 
 
