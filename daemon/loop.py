@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -39,6 +40,8 @@ from policies.states import (
 )
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 # After an association the Wi-Fi source is asked again even if it stays silent: a link that flaps and returns to the
 # same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
@@ -98,9 +101,9 @@ class Loop:
     async def run(self) -> None:
         """Never returns by itself. Cancel it, then call `leave`."""
         self._watchers = [
-            asyncio.create_task(self._hint(self.host.links.watch, LinksHint())),
-            asyncio.create_task(self._hint(self.host.wifi.watch, WifiHint())),
-            asyncio.create_task(self._tampering()),
+            asyncio.create_task(self._hint(self.host.links.watch, lambda _: LinksHint())),
+            asyncio.create_task(self._hint(self.host.wifi.watch, lambda _: WifiHint())),
+            asyncio.create_task(self._hint(self.host.tamper.watch, lambda what: TamperHint(what or "unseen"))),
         ]
         await self._read_links()
         await self._first_wifi()
@@ -267,28 +270,16 @@ class Loop:
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
-    async def _hint(self, watch: Callable[[], AsyncIterator[None]], hint: LinksHint | WifiHint) -> None:
-        """A watch never ends; one that does all the same must not leave us blind."""
+    async def _hint(self, watch: Callable[[], AsyncIterator[T]], hint: Callable[[T | None], Inboxed]) -> None:
+        """A watch never ends; one that does all the same must not leave us blind. `hint` gets None then."""
         while True:
             try:
-                async for _ in watch():
-                    self.post(hint)
-                log.error("a watch has ended", hint=type(hint).__name__)
+                async for what in watch():
+                    self.post(hint(what))
+                log.error("a watch has ended", watch=watch.__qualname__)
             except Exception:
-                log.exception("a watch has failed", hint=type(hint).__name__)
-            self.post(hint)
-            await asyncio.sleep(AGAIN_S)
-
-    async def _tampering(self) -> None:
-        """The same for changes of our rules, which are worth their words."""
-        while True:
-            try:
-                async for what in self.host.tamper.watch():
-                    self.post(TamperHint(what))
-                log.error("a watch has ended", hint="TamperHint")
-            except Exception:
-                log.exception("a watch has failed", hint="TamperHint")
-            self.post(TamperHint("the watch was interrupted"))
+                log.exception("a watch has failed", watch=watch.__qualname__)
+            self.post(hint(None))
             await asyncio.sleep(AGAIN_S)
 
     async def _links(self) -> tuple[Link, ...]:
