@@ -12,4 +12,5 @@ class Exit(IntEnum):
     NOT_RUNNING = 3  # no daemon answers: what the machine lets through is unknown
     NOT_PERMITTED = 4
     TIMED_OUT = 5
+    ALARM = 6  # packets may be leaving that should not
     INTERRUPTED = 130  # Ctrl-C

@@ -12,7 +12,9 @@ from ipc.values import plain
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Exits with 3 when no daemon answers: what the machine lets through is unknown then."
+    parser.epilog = (
+        "Exits with 3 when no daemon answers: what the machine lets through is unknown then;\nwith 6 on an alarm."
+    )
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
@@ -20,4 +22,4 @@ def run(options: argparse.Namespace, out: Output) -> int:
         status = client.get_status()
     out.data(plain(status))
     show(status, out)
-    return Exit.OK
+    return Exit.ALARM if status.alarm else Exit.OK

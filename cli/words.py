@@ -44,6 +44,8 @@ def show(status: Status, out: Output, now: float | None = None) -> None:
     """The whole status, for a glance."""
     colour, text = headline(status)
     out.line(out.paint(text, colour))
+    if status.alarm:
+        out.line(f"  {out.paint(f'ALARM: {status.alarm}', 'red')}")
     if status.cause_text:
         out.line(f"  {safe(status.cause_text)}")
     for warning in status.warnings:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from daemon import adapters, logs, settings_file
+from daemon import adapters, logs, panic, settings_file
 from daemon.inbox import LinksHint
 from daemon.loop import Loop
 from daemon.service import DaemonService
@@ -62,6 +62,7 @@ async def life(notify: Callable[..., None]) -> None:
     store = Store(STATE, time.time)
     loaded = settings_file.load(store)
     loop = Loop(adapters.host(loaded.settings, STATE), store, loaded.settings, lambda: service.publish())
+    loop.opened_by_hand = panic.taken(STATE)
     service = DaemonService(loop, VERSION)
     if store.trouble:
         log.error("store", problem=store.trouble)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from policies.facts import Link, Tunnel, WifiNetwork
+from policies.facts import Endpoint, Link, Tunnel, WifiNetwork
 from policies.firewall import FirewallPolicy
 from policies.profiles import WireGuardProfile
 from policies.settings import LinkRule
@@ -130,6 +130,47 @@ class Tamper(Protocol):
         ...
 
 
+class Lockdown(Protocol):
+    async def keep(self, policy: FirewallPolicy | None) -> None:
+        """What blocks from the next boot on, before the network and without us (K2); None: nothing does.
+
+        Checked with the kernel before it replaces the old one, atomically. Twice is harmless. Raises HostError.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sleeping:
+    """The machine is about to sleep, or has woken up. Sleep waits, a few seconds at most, until `ready` is called."""
+
+    asleep: bool
+    ready: Callable[[], None]
+
+
+class Sleep(Protocol):
+    def watch(self) -> AsyncIterator[Sleeping]:
+        """Never ends, also while nobody tells."""
+        ...
+
+
+class LeakCheck(Protocol):
+    async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
+        """Send harmless probes that must not leave over these links, and watch them (K7).
+
+        A sentence for each probe that was seen on a link: empty is well. Raises HostError when it cannot look.
+        """
+        ...
+
+
+class Obstacles(Protocol):
+    async def find(self, servers: Sequence[Endpoint]) -> tuple[str, ...]:
+        """A sentence for each thing of others that keeps the VPN's own packets from these servers (K8).
+
+        Found by a probe and named, such as another firewall table that drops them. Raises HostError.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     links: Links
@@ -139,3 +180,7 @@ class Host:
     tunnel: TunnelDriver
     resolver: Resolver
     tamper: Tamper
+    lockdown: Lockdown
+    sleep: Sleep
+    leak_check: LeakCheck
+    obstacles: Obstacles

@@ -34,6 +34,23 @@ class TamperHint:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class SleepHint:
+    """The machine is about to sleep, which waits for `ready`, or has woken up."""
+
+    asleep: bool
+    ready: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A check of `daemon.checks` has ended: what it found in sentences, or why it could not look."""
+
+    topic: str  # "leak" or "obstacle"
+    found: tuple[str, ...]
+    unable: str = ""
+
+
 @dataclass(slots=True)
 class Command:
     """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
@@ -42,7 +59,7 @@ class Command:
     done: asyncio.Future[None]
 
 
-Inboxed = Event | LinksHint | WifiHint | TamperHint | Overdue | Command
+Inboxed = Event | LinksHint | WifiHint | TamperHint | SleepHint | Overdue | Checked | Command
 
 
 def coalesced(batch: list[Inboxed]) -> list[Inboxed]:

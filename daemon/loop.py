@@ -11,14 +11,15 @@ from typing import TypeVar
 import structlog
 
 from daemon.attempts import Attempts
+from daemon.checks import Checks
 from daemon.enforce import EnforceError, Enforcer
-from daemon.host import Host, HostError
-from daemon.inbox import Command, Inboxed, LinksHint, Overdue, TamperHint, WifiHint, coalesced
+from daemon.host import Host, HostError, Sleeping
+from daemon.inbox import Checked, Command, Inboxed, LinksHint, Overdue, SleepHint, TamperHint, WifiHint, coalesced
 from daemon.machine import START, step
 from daemon.store import Store, StoreError
-from policies.decide import Decision, Intent, decide, intent_after
+from policies.decide import Decision, Intent, Manual, decide, intent_after
 from policies.facts import Facts, Link, LinkKind
-from policies.firewall import firewall
+from policies.firewall import at_boot, firewall
 from policies.profiles import WireGuardProfile
 from policies.profiles import facts as profile_facts
 from policies.settings import KnownNetwork, Settings
@@ -31,11 +32,14 @@ from policies.states import (
     Event,
     Failed,
     OpenTunnel,
+    Phase,
+    Reconnect,
     RestoreResolvers,
     RetryDue,
     ScheduleRetry,
     SetResolvers,
     State,
+    Target,
     TunnelDown,
 )
 
@@ -63,6 +67,8 @@ class Loop:
         self.profiles: Mapping[str, WireGuardProfile] = {}
         self.enforcer = Enforcer(host.firewall, host.routes)
         self.warnings: dict[str, str] = {}  # by topic, so that a warning ends when its topic is well again
+        self.alarms: dict[str, str] = {}  # the same, where packets may be leaving
+        self.opened_by_hand: str | None = None  # when panic-reset opened the machine, if it did before this start
         self._resolvers_set = True  # by an earlier daemon, for all we know
         if store.trouble:
             self.warn("trouble", store.trouble)
@@ -72,6 +78,7 @@ class Loop:
         self._on_change = on_change
         self._inbox: asyncio.Queue[Inboxed] = asyncio.Queue()
         self._attempts = Attempts(host.tunnel, self.post, lambda text: self.warn("tunnel", text))
+        self._checks = Checks(host.leak_check, host.obstacles, self.post)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._generations: dict[str, int] = {}  # of a Wi-Fi link: grows with each association
         self._watchers: list[asyncio.Task[None]] = []
@@ -104,9 +111,12 @@ class Loop:
             asyncio.create_task(self._hint(self.host.links.watch, lambda _: LinksHint())),
             asyncio.create_task(self._hint(self.host.wifi.watch, lambda _: WifiHint())),
             asyncio.create_task(self._hint(self.host.tamper.watch, lambda what: TamperHint(what or "unseen"))),
+            asyncio.create_task(self._hint(self.host.sleep.watch, _sleep_hint)),
         ]
         await self._read_links()
         await self._first_wifi()
+        if self.opened_by_hand is not None:
+            self._stay_open(self.opened_by_hand)
         await self._handle(Changed())
         self.settled.set()
         while True:
@@ -132,6 +142,11 @@ class Loop:
                     await self._handle(Changed())
             case TamperHint(what):
                 await self._put_back(what)
+            case SleepHint(asleep, ready):
+                await self._slept(asleep)
+                ready()
+            case Checked():
+                self._checked(event)
             case Command(run, done):
                 await self._obey(run, done)
             case _:
@@ -153,6 +168,42 @@ class Loop:
         often = f" (so far {self._tampered} times)" if self._tampered > 1 else ""
         self.warn("tamper", f"Somebody else changed our rules: {what}. They were put back{often}.")
         await self._handle(Changed())
+
+    async def _slept(self, asleep: bool) -> None:
+        """Before sleep everything closes, for nobody knows where the machine wakes up. A tunnel is made anew then."""
+        log.info("about to sleep" if asleep else "woken up")
+        self.facts = replace(self.facts, asleep=asleep)
+        if asleep:
+            await self._handle(Changed())
+            return
+        self.facts = replace(self.facts, wifi={}, overdue=frozenset())
+        for link in self.facts.uplinks:
+            if link.kind is LinkKind.WIFI:
+                self._expect(link.ifname)
+        await self._read_links()
+        await self._read_wifi()
+        await self._handle(Reconnect() if self.state.phase is Phase.CONNECTED else Changed())
+
+    def _checked(self, check: Checked) -> None:
+        """What was found stays said until a later check finds nothing."""
+        topic = self.alarms if check.topic == "leak" else self.warnings
+        topic.pop(check.topic, None)
+        self.warnings.pop(f"{check.topic} check", None)
+        if check.found:
+            topic[check.topic] = " ".join(check.found)
+            log.error("found", topic=check.topic, what=check.found)
+        elif check.unable:
+            self.warn(f"{check.topic} check", f"It could not be checked whether all is well: {check.unable}")
+        self._on_change()
+
+    def _stay_open(self, when: str) -> None:
+        """An administrator opened the machine with panic-reset while nobody was there to be told (K6)."""
+        decision = decide(self.facts, self._settings_in_force(), self.intent)
+        self.decide_anew()
+        manual = Manual(Target.UNPROTECTED, decision.network)
+        self.keep(replace(self.intent, target=Target.UNPROTECTED, manual=manual, lockdown=False))
+        self.warn("panic", f"This machine was opened by hand with panic-reset at {when}. Connect when you are ready.")
+        log.warning("opened by hand", when=when)
 
     async def _obey(self, run: Callable[[], Awaitable[Event]], done: asyncio.Future[None]) -> None:
         """What `run` raises is the caller's. What comes after is ours: it ends us, and the rules stay in the kernel."""
@@ -176,7 +227,34 @@ class Loop:
         if self.state != before:
             log.info("state", phase=self.state.phase, cause=self.state.cause, after=type(event).__name__)
         await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))
+        self._look_behind(before, event)
         self._on_change()
+        await self._keep_lockdown()
+
+    def _look_behind(self, before: State, event: Event) -> None:
+        """Truth first: a block that is wanted and not confirmed is an alarm. Then what only a probe can tell."""
+        self.alarms.pop("blocking", None)
+        wanted = self.state.phase is not Phase.IDLE and firewall(self.state, self.decision).closed
+        if wanted and not self.enforcer.blocking:
+            why = self.warnings.get(Cause.FIREWALL_FAILED, "the kernel has not confirmed the rules")
+            self.alarms["blocking"] = f"Traffic is NOT blocked, though it should be: {why}."
+        if self.state.phase is not Phase.CONNECTED:
+            self._checks.cancel("leak")
+        elif before.phase is not Phase.CONNECTED:
+            self.warnings.pop("panic", None)
+            self.warnings.pop("obstacle", None)
+            self._checks.cancel("obstacle")
+            self._checks.leaks([link.ifname for link in self.facts.uplinks])
+        if isinstance(event, TunnelDown) and event.cause is Cause.SERVER_UNREACHABLE and before.profile:
+            self._checks.obstacles(before.profile.endpoints)
+
+    async def _keep_lockdown(self) -> None:
+        """What blocks from the next boot on. Its failure changes nothing now, and is said."""
+        try:
+            await self.host.lockdown.keep(at_boot(self.decision))
+            self.warnings.pop("lockdown", None)
+        except HostError as err:
+            self.warn("lockdown", f"The next boot may not be blocked from its beginning: {err}")
 
     def keep(self, intent: Intent) -> None:
         """A choice is on the disk before it is acted on. A disk that refuses is told to people; memory still counts."""
@@ -370,6 +448,7 @@ class Loop:
         await asyncio.gather(*self._watchers, return_exceptions=True)
         for timer in self._timers.values():
             timer.cancel()
+        await self._checks.abandon()
         await self._attempts.abandon()
         policy = self.enforcer.enforced
         if policy is not None and not policy.capture and not self.decision.lockdown and self.decision.closed is None:
@@ -378,6 +457,11 @@ class Loop:
             except HostError as err:
                 log.error("the machine could not be left open", error=str(err))
         self.store.close()
+
+
+def _sleep_hint(said: Sleeping | None) -> Inboxed:
+    """A watch that has ended tells nothing: then it is a hint to look."""
+    return SleepHint(said.asleep, said.ready) if said else LinksHint()
 
 
 def _logged(ended: asyncio.Future[None]) -> None:

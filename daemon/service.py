@@ -59,6 +59,7 @@ class DaemonService:
             loop.enforcer.blocking,
             since=self._entered[1],
             warnings=tuple(loop.warnings.values()),
+            alarm=" ".join(loop.alarms.values()) or None,
             sequence=0,
             version=self._version,
         )

@@ -56,6 +56,7 @@ def status(
     *,
     since: int,
     warnings: tuple[str, ...],
+    alarm: str | None,
     sequence: int,
     version: str,
 ) -> Status:
@@ -78,6 +79,7 @@ def status(
         kill_switch=decision.kill_switch,
         lockdown=decision.lockdown,
         warnings=warnings,
+        alarm=alarm,
         rx_bytes=0,
         tx_bytes=0,
         sequence=sequence,

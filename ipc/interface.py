@@ -166,6 +166,7 @@ class Status:
     kill_switch: Annotated[bool, "Whether traffic is blocked when protection is wanted and the tunnel is down."]
     lockdown: Annotated[bool, "Whether traffic is blocked also while disconnected."]
     warnings: Annotated[tuple[str, ...], "Sentences people should read."]
+    alarm: Annotated[str | None, "Packets may be leaving, and why: shown before all else; null: none."]
     rx_bytes: Annotated[int, "Bytes received through the tunnel since it was opened."]
     tx_bytes: Annotated[int, "Bytes sent through it."]
     sequence: Annotated[int, "Grows by one with each published status, so a reader sees that none was missed."]
@@ -183,6 +184,7 @@ PROPERTIES = (
     Property("State", "state"),
     Property("Protected", "protected"),
     Property("Blocking", "blocking"),
+    Property("Alarm", "alarm"),
     Property("Cause", "cause"),
     Property("Profile", "profile"),
     Property("Since", "since"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ipc.client import Client, NotRunningError
@@ -44,8 +44,9 @@ action = "disconnect"
 class Subject:
     """The daemon in one laboratory. Construct it before anything is joined: it writes the settings file."""
 
-    def __init__(self, lab: Laboratory, settings: str | None = SETTINGS) -> None:
-        self.lab = lab
+    def __init__(self, lab: Laboratory, settings: str | None = SETTINGS, program: Sequence[str] = ("daemon",)) -> None:
+        """`program`: the module to run and its arguments, such as ("lab.one_layer", "firewall")."""
+        self.lab, self.program = lab, program
         self.process: Process | None = None
         if settings is not None:
             lab.laptop.write("/etc/tunwarden/tunwarden.toml", settings)
@@ -55,7 +56,7 @@ class Subject:
     def start(self, timeout: float = 10.0) -> float:
         """Start the daemon as the service manager would; returns the seconds until it answered. Raises LabError."""
         begun = time.monotonic()
-        self.process = self.lab.laptop.start(self.lab.python, "-I", "-m", "daemon")
+        self.process = self.lab.laptop.start(self.lab.python, "-I", "-m", *self.program)
         while True:
             try:
                 self.status()

@@ -71,6 +71,7 @@ class Decision:
     kill_switch: bool
     lockdown: bool
     lan: frozenset[str]  # uplinks whose local network may be reached while protected
+    lan_subnets: tuple[IPv4Network | IPv6Network, ...]  # the administrator's own local networks
     inside: tuple[tuple[str, IPv4Network | IPv6Network], ...]  # links to containers and VMs, and their networks
     routable: bool  # whether a network has a way to the profile's server
     closed: Cause | None = None  # stay closed whatever is wanted, and why
@@ -110,6 +111,7 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         kill_switch=_locked(settings.protection.kill_switch, intent.kill_switch),
         lockdown=_locked(settings.protection.lockdown, intent.lockdown),
         lan=_lan(judgements, settings),
+        lan_subnets=settings.protection.lan_subnets,
         inside=_inside(facts),
         routable=_routable(facts, profile),
         closed=closed,
@@ -123,6 +125,8 @@ def intent_after(intent: Intent, decision: Decision) -> Intent:
 
 
 def _judge(link: Link, facts: Facts, settings: Settings) -> Judgement:
+    if facts.asleep:  # it may wake up anywhere, and be back on the air before anybody has looked
+        return Judgement(link.ifname, link.kind, None, Rule.PENDING)
     for rule in settings.links:
         if rule.action is not None and fnmatchcase(link.ifname, rule.name):
             return Judgement(link.ifname, link.kind, _answered(rule.action, facts, settings), Rule.LINK)

@@ -142,6 +142,7 @@ class Facts:
     agents: int = 0  # session agents that can show a prompt
     settings_broken: bool = False  # no settings could be read at all: everything stays closed
     store_broken: bool = False  # the saved state was unreadable and has been set aside: everything stays closed
+    asleep: bool = False  # the machine is about to sleep: where it wakes up, nobody knows yet
 
     def link(self, ifname: str) -> Link | None:
         """The link of that name, if it exists."""

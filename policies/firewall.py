@@ -8,7 +8,7 @@ from typing import assert_never
 
 from policies.decide import Decision
 from policies.facts import Address, Endpoint, Tunnel
-from policies.states import Cause, Phase, State
+from policies.states import Cause, Phase, State, Target
 
 MARK = 0x74756E77  # "tunw": packets that carry it are the VPN's own handshakes; also the id of our routing table
 TUNNEL_IFNAME = "tunwarden0"
@@ -40,6 +40,7 @@ class FirewallPolicy:
     tunnel: Tunnel | None = None  # out freely, in only established; DNS only to tunnel.resolvers
     guarded: tuple[Address, ...] = ()  # our tunnel's addresses: packets to them on any other link are dropped
     lan: frozenset[str] = frozenset()  # links over which the constant LAN networks may be reached, DNS excepted
+    lan_subnets: tuple[IPv4Network | IPv6Network, ...] = ()  # the administrator's own, beside LAN; never public ones
     inside: tuple[tuple[str, IPv4Network | IPv6Network], ...] = ()  # links to containers and VMs, and their networks
     capture: bool = False  # routing layer: unmarked traffic sees only our table, which ends in `unreachable`
 
@@ -66,6 +67,8 @@ def firewall(state: State, decision: Decision) -> FirewallPolicy:
                 servers=servers,
                 guarded=guarded,
                 lan=decision.lan,
+                lan_subnets=decision.lan_subnets,
+                inside=decision.inside,
                 capture=not _unswitched(state, decision),
             )
         case Phase.CONNECTED:
@@ -75,6 +78,7 @@ def firewall(state: State, decision: Decision) -> FirewallPolicy:
                 tunnel=state.tunnel,
                 guarded=guarded,
                 lan=decision.lan,
+                lan_subnets=decision.lan_subnets,
                 inside=decision.inside,
                 capture=True,
             )
@@ -84,10 +88,21 @@ def firewall(state: State, decision: Decision) -> FirewallPolicy:
                 cleared=_unswitched(state, decision),
                 guarded=guarded,
                 lan=frozenset() if decision.closed else decision.lan,
+                lan_subnets=decision.lan_subnets,
+                inside=() if decision.closed else decision.inside,
                 capture=not _unswitched(state, decision),
             )
         case _:
             assert_never(state.phase)
+
+
+def at_boot(decision: Decision) -> FirewallPolicy | None:
+    """What blocks from boot on until a daemon decides (K2); None: nothing, for this machine was never set up.
+
+    Always the same and closed, whatever the target: before the first decision no network is known (N10).
+    """
+    fresh = not decision.set_up and not decision.lockdown and decision.closed is None
+    return None if fresh and decision.target is Target.UNPROTECTED else FirewallPolicy(Phase.BLOCKED)
 
 
 def _unswitched(state: State, decision: Decision) -> frozenset[str]:

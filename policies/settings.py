@@ -60,6 +60,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -107,6 +108,7 @@ class Protection(Table):
     kill_switch: bool | None = None  # None: the users' choice (on at first); a value locks it
     lockdown: bool | None = None
     allow_lan: bool = False
+    lan_subnets: tuple[IPv4Network | IPv6Network, ...] = ()  # local networks beside the constant ones; never public
 
 
 class Tunnel(Table):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from daemon.host import Host
+from daemon.linux.leak_check import LinuxLeakCheck
 from daemon.linux.links import LinuxLinks
+from daemon.linux.lockdown import LockdownFile
 from daemon.linux.nft import NftFirewall
+from daemon.linux.obstacles import NftObstacles
 from daemon.linux.resolver import ResolvConf
 from daemon.linux.routes import LinuxRoutes
+from daemon.linux.sleep import LogindSleep
 from daemon.linux.tamper import LinuxTamper
 from daemon.linux.wifi import LinuxWifi, sources
 from daemon.linux.wireguard import WireGuard
@@ -25,4 +29,8 @@ def linux_host(settings: Settings, state_folder: Path) -> Host:
         tunnel=WireGuard(),
         resolver=ResolvConf(),
         tamper=LinuxTamper(),
+        lockdown=LockdownFile(state_folder),
+        sleep=LogindSleep(),
+        leak_check=LinuxLeakCheck(),
+        obstacles=NftObstacles(),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from daemon.host import Counters, Host, HostError, TunnelError
-from policies.facts import Link, LinkKind, Security, Tunnel, WifiNetwork
+from daemon.host import Counters, Host, HostError, Sleeping, TunnelError
+from policies.facts import Endpoint, Link, LinkKind, Security, Tunnel, WifiNetwork
 from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
 from policies.profiles import WireGuardProfile
 from policies.settings import LinkRule
@@ -36,13 +36,17 @@ class FakeHost:
     answers: bool = True  # the VPN server
     tunnels: int = 0  # that are open
     busy: bool = False  # a tunnel is being opened or closed
+    boot: FirewallPolicy | None = None  # what would block from the next boot on
+    leaked: tuple[str, ...] = ()  # what the leak check finds
+    obstacles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper")}
         self.died = asyncio.Event()
+        self.sleeps: asyncio.Queue[bool] = asyncio.Queue()
         self.host = Host(
             _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self),
-            _Tamper(self),
+            _Tamper(self), _Lockdown(self), _Sleep(self), _LeakCheck(self), _Obstacles(self),
         )  # fmt: skip
 
     def ask(self, what: str, detail: object = None) -> None:
@@ -121,6 +125,43 @@ class _Tamper:
             await self.fake.changed["tamper"].wait()
             self.fake.changed["tamper"].clear()
             yield "the firewall table was changed by nft (process 4711)"
+
+
+class _Lockdown:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def keep(self, policy: FirewallPolicy | None) -> None:
+        self.fake.ask("lockdown", policy)
+        self.fake.boot = policy
+
+
+class _Sleep:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def watch(self) -> AsyncIterator[Sleeping]:
+        while True:
+            asleep = await self.fake.sleeps.get()
+            yield Sleeping(asleep, lambda asleep=asleep: self.fake.ask("ready", asleep))  # type: ignore[misc]
+
+
+class _LeakCheck:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
+        self.fake.ask("leak check", tuple(ifnames))
+        return self.fake.leaked
+
+
+class _Obstacles:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def find(self, servers: Sequence[Endpoint]) -> tuple[str, ...]:
+        self.fake.ask("obstacles", tuple(servers))
+        return self.fake.obstacles
 
 
 class _Driver:

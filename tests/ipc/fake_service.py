@@ -42,6 +42,7 @@ IDLE = Status(
     kill_switch=True,
     lockdown=False,
     warnings=(),
+    alarm=None,
     rx_bytes=0,
     tx_bytes=0,
     sequence=0,

@@ -173,6 +173,7 @@ def test_properties() -> None:
             "State": ("s", "idle"),
             "Protected": ("b", False),
             "Blocking": ("b", False),
+            "Alarm": ("s", ""),
             "Cause": ("s", ""),
             "Profile": ("s", ""),
             "Since": ("t", 1_700_000_000),

@@ -35,8 +35,10 @@ ATTACKS = {
 
 @pytest.fixture
 def blocked(lab: Laboratory) -> Subject:
-    """At the cafe, wanting protection, without a server: nothing may leave."""
-    subject = Subject(lab, SETTINGS.replace('connect_timeout = "4s"', 'connect_timeout = "1s"'))
+    """At the cafe, wanting protection, without a server: nothing may leave. No retry rewrites the rules meanwhile."""
+    settings = SETTINGS.replace('connect_timeout = "4s"', 'connect_timeout = "1s"')
+    settings = settings.replace('retry_first = "500ms"', 'retry_first = "60s"').replace('= "2s"', '= "60s"')
+    subject = Subject(lab, settings)
     subject.start()
     subject.set_up()
     subject.lab.block_server()
