@@ -87,13 +87,19 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    folder: Path, settings: str = SETTINGS, *, profile: bool = True, fake: FakeHost | None = None
+    folder: Path,
+    settings: str = SETTINGS,
+    *,
+    profile: bool = True,
+    fake: FakeHost | None = None,
+    opened_by_hand: str | None = None,
 ) -> AsyncIterator[Running]:
     store = Store(folder / "state", lambda: 1.0)
     if profile:
         store.save_profile(OFFICE)
     fake = fake or FakeHost()
     loop = Loop(fake.host, store, parse_settings(settings), lambda: None)
+    loop.opened_by_hand = opened_by_hand
     task = asyncio.create_task(loop.run())
     try:
         await asyncio.wait({task, asyncio.create_task(loop.settled.wait())}, return_when=asyncio.FIRST_COMPLETED)

@@ -43,6 +43,7 @@ from policies.states import (
 from tests.policies.evaluator import Hook, Packet, passes
 
 OUTSIDE4, OUTSIDE6 = ip_address("203.0.113.9"), ip_address("2001:db8:9::9")
+BRIDGE = ip_interface("192.168.1.1/24")  # containers, in which LAN4 would be one
 LAN4, LAN6 = ip_address("192.168.1.7"), ip_address("fe80::7")
 RESOLVER = ip_address("203.0.113.53")
 SOURCE4, SOURCE6 = ip_address("192.0.2.10"), ip_address("2001:db8::10")
@@ -157,7 +158,7 @@ class Machine(RuleBasedStateMachine):
         others = tuple(link for link in self.facts.links if link.ifname != ifname)
         link = Link(
             LINKS.index(ifname) + 2, ifname, KINDS[ifname], up=True, carrier=carrier,
-            gateways=(SOURCE4, SOURCE6) if gateway else (),
+            gateways=(SOURCE4, SOURCE6) if gateway else (), addresses=(BRIDGE,) if ifname == "br0" else (),
         )  # fmt: skip
         wifi = {name: found for name, found in self.facts.wifi.items() if name != ifname}
         self.facts = replace(self.facts, links=(*others, link), wifi=wifi, overdue=self.facts.overdue - {ifname})
@@ -181,6 +182,11 @@ class Machine(RuleBasedStateMachine):
         if ifname not in self.facts.wifi and any(link.ifname == ifname for link in self.facts.uplinks):
             self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
             self.take(Changed())
+
+    @rule(value=RARELY)
+    def sleep(self, value: bool) -> None:
+        self.facts = replace(self.facts, asleep=value)
+        self.take(Changed())
 
     @rule(broken=st.sampled_from(["settings_broken", "store_broken"]), value=RARELY)
     def damage(self, broken: str, value: bool) -> None:
@@ -304,8 +310,12 @@ class Machine(RuleBasedStateMachine):
                 if dns and packet.destination != RESOLVER and not self.to_server(packet)
                 else ""
             )
+        if packet.oifname != "br0" and facts.asleep and not self.to_server(packet):
+            return "nobody knows where the machine will wake up"
         if packet.oifname in ("wlan0", "wlan1") and not self.classified(packet.oifname) and not self.to_server(packet):
             return "the network is not classified yet"
+        if packet.oifname == "br0" and packet.destination in BRIDGE.network and not dns and not broken:
+            return ""  # it stays on this machine
         if not strict:
             connected = self.state.phase is Phase.CONNECTED
             return "the tunnel is up" if connected and not self.to_server(packet) and not self.to_lan(packet) else ""
