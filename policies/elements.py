@@ -6,7 +6,7 @@ of 802.11-2024; the WPA, WPS and OWE-transition elements of the Wi-Fi Alliance, 
 An access point offers several suites and a client takes one; what counts here is the weakest on offer. Whatever
 cannot be read makes the result `malformed`, which is never better than unidentified. Two rules are stricter than the
 standard. A list that is left out is not taken for its default (802.1X with CCMP), or cutting an element short would
-make a network look stronger. And encryption without the privacy bit, or elements that contradict each other, are damage.
+make a network look stronger. Encryption without the privacy bit, and elements that contradict each other, are damage.
 """
 
 from __future__ import annotations
