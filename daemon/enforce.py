@@ -26,7 +26,7 @@ class Enforcer:
         self._firewall, self._routes = firewall, routes
         self.enforced: FirewallPolicy | None = None
         self._open: frozenset[str] = frozenset()  # the links that the firewall was last told to clear
-        self._stands: FirewallPolicy | None = None  # what the firewall alone has confirmed
+        self._stands: FirewallPolicy | None = None  # what the firewall alone was last seen to follow
 
     @property
     def blocking(self) -> bool:
@@ -54,7 +54,8 @@ class Enforcer:
                 await apply(policy)
             except HostError as err:
                 failures.append((cause, err))
-                self._stands = None if cause is Cause.FIREWALL_FAILED else self._stands
+                if cause is Cause.FIREWALL_FAILED:
+                    await self._look()  # a refused transaction leaves the old rules
             else:
                 if cause is Cause.FIREWALL_FAILED:
                     self._open, self._stands = policy.cleared, policy
@@ -65,12 +66,21 @@ class Enforcer:
 
     async def intact(self) -> bool:
         """Whether both layers still are as they were confirmed. What cannot be looked at is not."""
-        if self.enforced is None:
+        await self._look()
+        if self.enforced is None or self._stands != self.enforced:
             return False
         try:
-            return await self._firewall.verify(self.enforced) and await self._routes.verify(self.enforced)
+            return await self._routes.verify(self.enforced)
         except HostError:
             return False
+
+    async def _look(self) -> None:
+        """Whether the firewall still follows what it was last seen to follow: `blocking` is never said from memory."""
+        try:
+            if self._stands is not None and not await self._firewall.verify(self._stands):
+                self._stands = None
+        except HostError:
+            self._stands = None
 
     async def reset(self) -> None:
         """Open the machine: on the way out of an unprotected state only. Raises HostError."""

@@ -147,6 +147,7 @@ class Loop:
                 ready()
             case Checked():
                 self._checked(event)
+                await self._handle(Changed())  # which looks whether what is about to be published is true
             case Command(run, done):
                 await self._obey(run, done)
             case _:
@@ -194,7 +195,6 @@ class Loop:
             log.error("found", topic=check.topic, what=check.found)
         elif check.unable:
             self.warn(f"{check.topic} check", f"It could not be checked whether all is well: {check.unable}")
-        self._on_change()
 
     def _stay_open(self, when: str) -> None:
         """An administrator opened the machine with panic-reset while nobody was there to be told (K6)."""

@@ -251,8 +251,11 @@ class DaemonService:
         resolved = await self._resolved(profile)
 
         async def run() -> Event:
-            self._saving(lambda: self._loop.store.save_profile(resolved))
-            self._loop.load_profiles()
+            loop, only = self._loop, tuple(self._loop.profiles)
+            self._saving(lambda: loop.store.save_profile(resolved))
+            loop.load_profiles()
+            if loop.intent.profile is None and len(only) == 1 and len(loop.profiles) > 1:
+                loop.keep(replace(loop.intent, profile=only[0]))  # it was chosen by being the only one, and stays so
             return Changed()
 
         await self._change(caller, f"import profile {name}", run)

@@ -109,6 +109,8 @@ class _Layer:
         self.fake.kernel[self.name] = policy
 
     async def verify(self, policy: FirewallPolicy) -> bool:
+        if self.name in self.fake.refuses:  # whoever may not change it may not look at it either
+            raise HostError(self.name, "refused")
         return self.fake.kernel[self.name] == policy
 
     async def reset(self) -> None:

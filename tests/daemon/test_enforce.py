@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from daemon.enforce import EnforceError, Enforcer
+from daemon.host import HostError
 from policies.facts import Tunnel
 from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
 from policies.states import Cause, Phase
@@ -132,5 +133,56 @@ def test_reset_opens_the_routes_first() -> None:
         await enforcer.reset()
         assert [detail for what, detail in fake.asked if what == "reset"] == ["routes", "firewall"]
         assert enforcer.enforced is None
+
+    asyncio.run(check())
+
+
+def test_what_a_refused_change_leaves_is_read_back_before_it_is_said() -> None:
+    """The old rules may stand, or may have gone: only the kernel knows."""
+
+    async def refuse(policy: FirewallPolicy) -> None:
+        raise HostError("apply the firewall", "No such file or directory")
+
+    async def check() -> None:
+        for gone in (False, True):
+            fake, enforcer = made()
+            await enforcer.set(HELD)
+            fake.host.firewall.set = refuse  # type: ignore[method-assign]
+            if gone:
+                fake.kernel["firewall"] = None
+            with pytest.raises(EnforceError, match="No such file"):
+                await enforcer.set(replace(HELD, phase=Phase.BLOCKED))
+            assert (enforcer.enforced, enforcer.blocking) == (None, not gone)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("layer", ["firewall", "routes"])
+def test_looking_finds_what_others_took_away(layer: str) -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        assert not await enforcer.intact(), "nothing was ever confirmed"
+        await enforcer.set(HELD)
+        assert (await enforcer.intact(), enforcer.blocking) == (True, True)
+        fake.kernel[layer] = None
+        assert not await enforcer.intact()
+        assert enforcer.blocking == (layer == "routes"), "said of the firewall, as it is now"
+        await enforcer.set(HELD)
+        assert (await enforcer.intact(), enforcer.blocking) == (True, True)
+
+    asyncio.run(check())
+
+
+def test_what_cannot_be_looked_at_is_not_believed() -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        await enforcer.set(HELD)
+
+        async def unable(policy: FirewallPolicy) -> bool:
+            raise HostError("check the firewall", "Operation not permitted")
+
+        fake.host.firewall.verify = unable  # type: ignore[method-assign]
+        assert not await enforcer.intact()
+        assert not enforcer.blocking
 
     asyncio.run(check())

@@ -121,6 +121,21 @@ def test_a_choice_settles_a_damaged_store_for_good(tmp_path: Path, choice: str) 
     run(tmp_path, again)
 
 
+def test_a_second_profile_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """The only one was chosen by being the only one: a protected machine must not end up without a profile."""
+
+    async def check(here: Running, service: DaemonService) -> None:
+        await here.at_the_cafe()
+        await here.until(Phase.CONNECTED)
+        await service.import_profile(ROOT, "second", CONFIG)
+        assert here.loop.state.phase is Phase.CONNECTED
+        assert {each.name: each.chosen for each in await service.list_profiles(ROOT)} == {
+            "office": True, "second": False,
+        }  # fmt: skip
+
+    run(tmp_path, check)
+
+
 def test_a_refused_import_stores_nothing_and_shows_no_key(tmp_path: Path) -> None:
     async def check(here: Running, service: DaemonService) -> None:
         folder = here.loop.store.folder / "profiles"
