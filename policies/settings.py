@@ -7,7 +7,8 @@ The file, with its defaults. Every table and key may be absent.
     [protection]
     kill_switch = true               # true or false locks it; absent: the users choose, on at first
     lockdown = false                 # likewise; absent: off at first
-    allow_lan = false                # the local network, while protected
+    allow_lan = false                # the local network, while protected: private addresses on the link, but for DNS
+    lan_subnets = ["100.64.0.0/10"]  # networks that count as local there, up to 5000; absent: the private ones alone
 
     [tunnel]
     default_profile = "home"         # absent: none
@@ -49,6 +50,9 @@ The file, with its defaults. Every table and key may be absent.
 
 Times are a number and a unit: "500ms", "3s", "2m", "1h". What relaxes protection on a known network (`ignore`,
 `disconnect`, `allow_lan = true`) needs security "wpa" or better there: anybody can imitate a weaker one.
+
+Always local are 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16, fe80::/10 and fc00::/7. What `lan_subnets`
+adds must be as private: nothing that reaches the internet can be made local, by nobody.
 """
 
 from __future__ import annotations
@@ -60,7 +64,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -73,6 +77,18 @@ VERSION = 1  # the newest layout this program knows
 MAX_BYTES = 1 << 20
 MAX_PROBLEMS = 100  # nobody reads more, and each costs a search for the nearest key
 MAX_DOTS = 64  # on one line; tomllib takes minutes for a key of 100,000 parts
+MAX_SUBNETS = 5000
+
+# What a local network can be made of: private (RFC 1918, RFC 4193; firewall.py has these as its constant list), shared
+# (RFC 6598), benchmarks (RFC 2544), documentation (RFC 5737, RFC 3849, RFC 9637). A list of our own: what the
+# `ipaddress` module calls private has changed between Python's versions.
+PRIVATE: tuple[IPv4Network | IPv6Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15",
+        "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "fc00::/7", "2001:db8::/32", "3fff::/20",
+    )
+)  # fmt: skip
 
 
 class WifiAction(StrEnum):
@@ -252,6 +268,10 @@ def _parse_toml(text: str, file: str) -> dict[str, Any]:
     raise SettingsError([Problem(file, line, "", what, column=column)])
 
 
+_SINGLE_DOT = re.compile(r"(?<!\.)\.(?!\.)")
+_SUBNET4 = re.compile(r"""["'][0-9.]{7,15}/[0-9]{1,2}["']""")
+
+
 def _unfit(text: str) -> tuple[int, int, str] | None:
     """What must not even reach the parser, as (line, column, problem)."""
     try:
@@ -261,7 +281,8 @@ def _unfit(text: str) -> tuple[int, int, str] | None:
     if size > MAX_BYTES:
         return 1, 0, f"the file has {size} bytes; at most {MAX_BYTES} are allowed"
     for number, line in enumerate(text.split("\n"), 1):
-        if line.count(".") > MAX_DOTS and len(re.findall(r"(?<!\.)\.(?!\.)", line)) > MAX_DOTS:
+        # An array of addresses may stand on one line: with their slashes they are no keys.
+        if line.count(".") > MAX_DOTS and len(_SINGLE_DOT.findall(_SUBNET4.sub("0", line))) > MAX_DOTS:
             return number, 0, f"more than {MAX_DOTS} dots on a line"
     return None
 
@@ -477,6 +498,33 @@ def _bssid_problem(bssid: bytes) -> str:
     return "no access point has this address" if bssid[0] & 1 or not any(bssid) else ""
 
 
+def _subnet(value: object) -> IPv4Network | IPv6Network:
+    allowed = 'an address and a length, such as "100.64.0.0/10"'
+    # No scope and no netmask: the text is in our own spelling when it reaches the rules.
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f.:]{2,45}(?:/[0-9]{1,3})?", value):
+        raise _Wrong(f"{_quoted(value)} is not a network", allowed)
+    try:
+        network = ip_network(value, strict=False)
+    except ValueError:
+        raise _Wrong(f"{_quoted(value)} is not a network", allowed) from None
+    if str(network.network_address) != str(ip_address(value.partition("/")[0])) or "/" not in value:
+        raise _Wrong(f'{_quoted(value)} is not a network, did you mean "{network}"?', allowed)
+    if not any(network.version == each.version and network.subnet_of(each) for each in PRIVATE):  # type: ignore[arg-type]
+        private = ", ".join(str(each) for each in PRIVATE)
+        raise _Wrong(f"{_quoted(value)} {_never_local(network)}", f"private networks: within {private}")
+    return network
+
+
+def _never_local(network: IPv4Network | IPv6Network) -> str:
+    if network.is_multicast:
+        return "is multicast, which is local by itself where it is"
+    if network.is_loopback:
+        return "is loopback, which always works"
+    if network.is_link_local:
+        return "is link-local, which is local by itself"
+    return "reaches beyond private networks: public addresses never count as local"
+
+
 # --- the layout -------------------------------------------------------------------------------------------------------
 
 _RULE_ACTIONS = (WifiAction.AUTO_CONNECT, WifiAction.PROMPT, WifiAction.IGNORE)  # from the strictest to the laxest
@@ -493,7 +541,7 @@ _KNOWN: dict[str, Any] = {
 
 _FILE: dict[str, Any] = {
     "version": _version,
-    "protection": {"kill_switch": _boolean, "lockdown": _boolean, "allow_lan": _boolean},
+    "protection": {"kill_switch": _boolean, "lockdown": _boolean, "allow_lan": _boolean, "lan_subnets": [_subnet]},
     "tunnel": {
         "default_profile": _profile,
         "connect_timeout": _duration("1s", "5m"),
@@ -543,6 +591,9 @@ def _cross_check(values: Mapping[str, Any], found: _Findings) -> None:
     if first > longest and not (found.has(("tunnel", "retry_first")) or found.has(("tunnel", "retry_longest"))):
         key = "retry_first" if "retry_first" in tunnel else "retry_longest"
         found.add(("tunnel", key), "retry_first is longer than retry_longest", "retry_first <= retry_longest")
+    subnets = values.get("protection", {}).get("lan_subnets", ())
+    if len(subnets) > MAX_SUBNETS:
+        found.add(("protection", "lan_subnets"), f"{len(subnets)} networks", f"up to {MAX_SUBNETS}")
     wifi = values.get("wifi", {})
     unsecured = wifi.get("unsecured", Wifi.model_fields["unsecured"].default)
     stricter = _RULE_ACTIONS[: _RULE_ACTIONS.index(unsecured) + 1]
@@ -617,7 +668,7 @@ def _build(values: dict[str, Any]) -> Settings:
         wifi.setdefault("unidentified", WifiAction.AUTO_CONNECT)
     return Settings(
         version=values.get("version", VERSION),
-        protection=Protection(**values.get("protection", {})),
+        protection=_build_protection(values.get("protection", {})),
         tunnel=Tunnel(**values.get("tunnel", {})),
         wifi=Wifi(criteria=criteria, **wifi),
         wired=values.get("wired", {}).get("action", WifiAction.IGNORE),
@@ -625,6 +676,10 @@ def _build(values: dict[str, Any]) -> Settings:
         links=tuple(LinkRule(**rule) for rule in values.get("links", ())),
         known=tuple(_build_known(known) for known in values.get("known", ())),
     )
+
+
+def _build_protection(values: dict[str, Any]) -> Protection:
+    return Protection(**{**values, "lan_subnets": tuple(values.get("lan_subnets", ()))})
 
 
 def _build_known(values: dict[str, Any]) -> KnownNetwork:

@@ -86,7 +86,10 @@ def _bytecode(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, Elements
 
     A listing names anonymous sets (`__set3`) and prints them all first; when sending they are all `__set%d` and precede
     the rule that uses them, in the order of its lookups. Both forms become one by writing the elements into the rule.
+
+    When sending, nft may first print elements of the table that is about to be replaced, in the form of a listing.
     """
+    listing = "\ntable inet tunwarden {\n" in text
     rules: dict[str, list[list[str]]] = {}
     sets: dict[str, set[str]] = {}
     pending: list[str] = []  # keys in `sets` of the anonymous sets that the next rule being sent looks up
@@ -104,15 +107,17 @@ def _bytecode(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, Elements
             rule = []
             rules.setdefault(match[1], []).append(rule)
         elif line.startswith("\telement"):
-            sets[current].update(_ELEMENT.findall(line))
+            if current:
+                sets[current].update(_ELEMENT.findall(line))
         elif match := _SET.match(line):
-            current = match[1] or match[2]
+            current = (match[1] if listing else match[2]) or ""
             if current == "__set%d":
                 # Printed twice: once with its size when created, once with its elements.
                 if " size " in line or not pending:
                     pending.append(f"__set%d/{len(sets)}")
                 current = pending[-1]
-            sets.setdefault(current, set())
+            if current:
+                sets.setdefault(current, set())
     named = {name: frozenset(found) for name, found in sets.items() if not name.startswith("__set") and found}
     return {chain: tuple("\n".join(lines) for lines in found) for chain, found in rules.items()}, named
 

@@ -8,8 +8,9 @@ The order of the rules is the design (policies/README.md); each reordering below
   4. the server: with our mark out, established in; without the mark never, not even as "local network"
   5. DNS to the tunnel's resolvers over the tunnel, then no other DNS: before the local network has a say
   6. the tunnel
-  7. the local network over links where it is allowed: a constant list of networks
-  8. reject out and forward, so that programs fail at once; drop in, so that nobody is answered
+  7. containers and virtual machines, over links that reach nothing else, at their own networks only
+  8. the local network over links where it is allowed: a constant list of networks, and the administrator's own
+  9. reject out and forward, so that programs fail at once; drop in, so that nobody is answered
 
 There is no blanket `ct state established accept`: flows from before the block die with the commit that brings it.
 All hooks are at priority filter (0). An accept elsewhere does not help a packet that a chain here drops.
@@ -21,7 +22,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from policies.facts import Endpoint
 from policies.firewall import LAN, LAN_MULTICAST, MARK, TUNNEL_IFNAME, FirewallPolicy
@@ -36,6 +38,12 @@ DNS = "meta l4proto { tcp, udp } th dport { 53, 853 }"  # plain, TLS and QUIC
 DNS_ANSWER = "meta l4proto { tcp, udp } th sport { 53, 853 }"
 REPLY = "ct state established,related"
 TOLD = ("blocked_out", "blocked_forward")  # what programs on this computer and in its containers did not get out
+
+SUBNETS = {"ip": "lan_subnets4", "ip6": "lan_subnets6"}
+LINK_LOCAL = ip_network("fe80::/10")
+INSIDE_NEARBY = (  # DHCP answers, mDNS, router advertisements
+    ip_network("255.255.255.255/32"), ip_network("224.0.0.0/24"), LINK_LOCAL, ip_network("ff02::/16"),
+)  # fmt: skip
 
 # The kernel allows quotes, stars and semicolons in link names; nft would read them as syntax ("eth*" is a wildcard).
 SAFE_IFNAME = re.compile(r"[A-Za-z0-9_.@+-]{1,15}")
@@ -77,9 +85,14 @@ def replace_cleared(cleared: Iterable[str]) -> str:
 
 def _table(policy: FirewallPolicy) -> list[str]:
     lines = [line for hook in ("in", "out", "forward") for line in (f"\tcounter blocked_{hook} {{", "\t}")]
+    lines += _subnets(policy)
     lines += _chain("refuse", "", ["meta l4proto tcp reject with tcp reset", "reject with icmpx admin-prohibited"])
+    if inside := [*_to_inside(policy)]:
+        lines += _chain("inside", "", inside)
     if early := [*_prerouting(policy)]:
         lines += _chain("prerouting", "type filter hook prerouting priority -150; policy accept;", early)
+    if after := [*_postrouting(policy)]:
+        lines += _chain("postrouting", "type nat hook postrouting priority 100; policy accept;", after)
     lines += _chain("input", "type filter hook input priority 0; policy drop;", _input(policy))
     lines += _chain("output", "type filter hook output priority 0; policy drop;", _output(policy))
     lines += _chain("forward", "type filter hook forward priority 0; policy drop;", _forward(policy))
@@ -94,6 +107,13 @@ def _prerouting(policy: FirewallPolicy) -> Iterator[str]:
     yield from _guard(policy, "iifname", "daddr", "drop")
     for server in policy.servers:
         yield f"{_from(server)} meta mark set {MARK:#x}"
+
+
+def _postrouting(policy: FirewallPolicy) -> Iterator[str]:
+    """Into the tunnel with its own address only: others (routed virtual machines) the server would drop, or see."""
+    if policy.tunnel:
+        networks = [network for networks in _inside(policy).values() for network in networks]
+        yield from _matching(f"oifname {_own(policy)}", "saddr", networks, "masquerade")
 
 
 def _input(policy: FirewallPolicy) -> Iterator[str]:
@@ -112,9 +132,14 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
         yield f"ct state established {_from(server)} accept"
     if policy.tunnel:
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
-    if links := _lan(policy):
+    if links := _inside(policy):
+        # Their requests to this computer: it gives DHCP, DNS and router advertisements to virtual machines.
+        yield f"iifname {_braces(links)} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept"
+        for link, networks in links.items():
+            yield from _matching(f"iifname {link}", "saddr", [*networks, *_nearby(networks, (LINK_LOCAL,))], "accept")
+    if _lan(policy):
         yield f"{DNS_ANSWER} {_drop('in')}"  # nobody here was allowed to ask
-        yield from _matching(f"iifname {links}", "saddr", LAN, "accept")
+        yield from _from_lan(policy, "accept")
     yield _drop("in")
 
 
@@ -136,8 +161,9 @@ def _output(policy: FirewallPolicy) -> Iterator[str]:
     yield from _dns(policy, "out")
     if policy.tunnel:
         yield f"oifname {_name(policy.tunnel.ifname)} accept"
-    if links := _lan(policy):
-        yield from _matching(f"oifname {links}", "daddr", (*LAN, *LAN_MULTICAST), "accept")
+    if links := _inside(policy):
+        yield f"oifname {_braces(links)} jump inside"
+    yield from _to_lan(policy, "")
     yield _refuse("out")
 
 
@@ -145,6 +171,9 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
     """Containers and virtual machines: as the host's own traffic would."""
     if _clears(policy):
         yield "iifname @cleared oifname @cleared accept"  # both: what is not cleared neither sends nor is sent to
+    if links := _inside(policy):
+        # Among themselves, DNS included. With br_netfilter even frames that a bridge hands on come along here.
+        yield f"iifname {_braces(links)} oifname {_braces(links)} accept"
     for server in policy.servers:
         yield f"{_to(server)} {_refuse('forward')}"
     yield from _dns(policy, "forward")
@@ -153,9 +182,61 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
         # The server's side does not reach our local network, and gets no refusal, which could leave by another link.
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
         yield f"iifname {_name(policy.tunnel.ifname)} {_drop('forward')}"
-    if links := _lan(policy):
-        yield from _matching(f"iifname {links} oifname {links}", "daddr", (*LAN, *LAN_MULTICAST), "accept")
+    if lan := _lan(policy):
+        yield from _to_lan(policy, f"iifname {_braces([*lan, *links])} ")
+    if links:
+        yield from _from_lan(policy, "jump inside")  # a published port, a routed virtual machine
     yield _refuse("forward")
+
+
+def _to_inside(policy: FirewallPolicy) -> Iterator[str]:
+    """To containers and virtual machines: over links that lead nowhere else, only to the networks there."""
+    for link, networks in _inside(policy).items():
+        yield from _matching(f"oifname {link}", "daddr", [*networks, *_nearby(networks, INSIDE_NEARBY)], "accept")
+
+
+def _nearby(networks: Sequence[IPv4Network | IPv6Network], nearby: Iterable[IPv4Network | IPv6Network]) -> list[Item]:
+    """What belongs to every link with networks of these families."""
+    return [each for each in nearby if any(each.version == network.version for network in networks)]
+
+
+def _to_lan(policy: FirewallPolicy, where: str) -> Iterator[str]:
+    if links := _lan(policy):
+        where += f"oifname {_braces(links)}"
+        yield from _matching(where, "daddr", (*LAN, *LAN_MULTICAST), "accept")
+        for family in _disjoint(policy.lan_subnets):
+            yield f"{where} {family} daddr @{SUBNETS[family]} accept"
+
+
+def _from_lan(policy: FirewallPolicy, verdict: str) -> Iterator[str]:
+    if links := _lan(policy):
+        where = f"iifname {_braces(links)}"
+        yield from _matching(where, "saddr", LAN, verdict)
+        for family in _disjoint(policy.lan_subnets):
+            yield f"{where} {family} saddr @{SUBNETS[family]} {verdict}"
+
+
+def _subnets(policy: FirewallPolicy) -> Iterator[str]:
+    """The administrator's local networks as named sets: there may be thousands, and three hooks ask."""
+    if _lan(policy):
+        for family, texts in _disjoint(policy.lan_subnets).items():
+            yield from (f"\tset {SUBNETS[family]} {{", f"\t\ttype {'ipv4' if family == 'ip' else 'ipv6'}_addr")
+            yield from ("\t\tflags interval", f"\t\telements = {texts}", "\t}")
+
+
+@lru_cache(maxsize=4)
+def _disjoint(networks: tuple[IPv4Network | IPv6Network, ...]) -> dict[str, str]:
+    """The elements by family, without networks that lie in others: nft refuses overlaps, and is slow to join them."""
+    kept: dict[str, list[str]] = {}
+    end = -1
+    for network in sorted(networks, key=lambda each: (each.version, int(each.network_address), each.prefixlen)):
+        first = int(network.network_address)
+        if (family := _family(network)) not in kept:
+            kept[family], end = [], -1
+        if first > end:
+            kept[family].append(str(network))
+            end = first + network.num_addresses - 1
+    return {family: _braces(texts) for family, texts in kept.items()}
 
 
 def _dns(policy: FirewallPolicy, hook: str) -> Iterator[str]:
@@ -178,10 +259,22 @@ def _clears(policy: FirewallPolicy) -> bool:
     return policy.phase is Phase.IDLE or bool(policy.cleared)
 
 
-def _lan(policy: FirewallPolicy) -> str:
+def _lan(policy: FirewallPolicy) -> tuple[str, ...]:
     """The links of the local network; private addresses at the other end of the tunnel are not that."""
-    links = elements(policy.lan - {TUNNEL_IFNAME, *([policy.tunnel.ifname] if policy.tunnel else [])})
-    return _braces(links) if links else ""
+    return elements(policy.lan - _tunnels(policy))
+
+
+def _inside(policy: FirewallPolicy) -> dict[str, list[IPv4Network | IPv6Network]]:
+    """Links to containers and virtual machines, as elements, with their networks."""
+    links: dict[str, list[IPv4Network | IPv6Network]] = {}
+    for ifname, network in policy.inside:
+        for link in elements({ifname} - _tunnels(policy) - policy.lan):
+            links.setdefault(link, []).append(network)
+    return links
+
+
+def _tunnels(policy: FirewallPolicy) -> frozenset[str]:
+    return frozenset({TUNNEL_IFNAME, *([policy.tunnel.ifname] if policy.tunnel else [])})
 
 
 def _guard(policy: FirewallPolicy, direction: str, field: str, verdict: str) -> Iterator[str]:

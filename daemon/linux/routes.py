@@ -5,7 +5,7 @@
     table 0x74756e77:  default dev tunwarden0
                        throw 192.168.0.0/16 ...                    (local network allowed: look further, in main)
                        10.2.0.1 dev tunwarden0                     (then: a resolver with such an address)
-                       172.17.0.0/16 dev docker0                   (answers to containers that use the tunnel)
+                       172.17.0.0/16 dev docker0                   (containers and virtual machines)
                        unreachable default metric 4294967295   (always, and always first)
 
 It stands without the firewall and the firewall without it. Routes that a DHCP server pushes into main (CVE-2024-3661)
@@ -26,15 +26,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import struct
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from daemon.host import HostError
-from daemon.linux.netlink import AsyncIPRoute, NetlinkError, requests
+from daemon.linux import rtnetlink
 from daemon.linux.sysctls import Sysctls
 from policies.facts import Tunnel
 from policies.firewall import LAN, LAN_MULTICAST, MARK, FirewallPolicy
@@ -43,16 +44,24 @@ TABLE = MARK
 PRIORITY = 100
 LAST_RESORT = 0xFFFFFFFF  # the greatest metric: any other default route wins
 
-UNICAST, UNREACHABLE, THROW = 1, 7, 9  # RTN_* of linux/rtnetlink.h
+# <linux/rtnetlink.h>, <linux/fib_rules.h>
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 24, 25, 26, 32, 33, 34
+UNICAST, UNREACHABLE, THROW = 1, 7, 9  # RTN_*
 RTPROT_KERNEL = 2
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
-INVERT = 2  # FIB_RULE_INVERT of linux/fib_rules.h: "not"
+RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_CACHEINFO, RTA_TABLE, RTA_PREF = 1, 4, 6, 12, 15, 20
+FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
+KNOWN = 30  # attributes with greater numbers are of younger kernels: what they would say of a route, nobody knows yet
+TO_TABLE = 1  # FR_ACT_TO_TBL: "lookup"
+INVERT = 2  # FIB_RULE_INVERT: "not"
+REPLACE, ADD = 0x100 | 0x400, 0x200 | 0x400  # NLM_F_REPLACE or NLM_F_EXCL, with NLM_F_CREATE
 V6_METRIC = 1024  # what the kernel makes of metric 0 (IP6_RT_PRIO_USER)
 ROUNDS = 3  # deleting by key can hit ours when somebody has put a twin beside it: then once more
 
+_HEADER = struct.Struct("=8BI")  # rtmsg and fib_rule_hdr: family, dst_len, src_len, tos, table, ..., type, flags
 
-@dataclass(frozen=True, slots=True)
-class Route:
+
+class Route(NamedTuple):
     kind: int
     network: str  # "0.0.0.0/0"
     ifindex: int = 0  # only of UNICAST
@@ -60,8 +69,7 @@ class Route:
     others: str = ""  # anything else that steers (gateway, TOS ...): ours have none
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     priority: int
     mark: int
     mask: int
@@ -72,30 +80,35 @@ class Rule:
 OURS = Rule(PRIORITY, MARK, 0xFFFFFFFF, INVERT)
 
 
-Inside = Sequence[tuple[int, IPv4Network | IPv6Network]]  # ifindex of a link to containers or VMs, and its network
+Network = IPv4Network | IPv6Network
+Inside = Sequence[tuple[int, Network]]  # ifindex of a link to containers or VMs, and its network
 
 
-def routes(version: int, tunnel: Tunnel | None, ifindex: int, allow_lan: bool, inside: Inside = ()) -> list[Route]:
-    """The routes of our table for one IP version, in the order they are added."""
+def routes(
+    version: int, tunnel: Tunnel | None, ifindex: int, lan: Iterable[Network] = (), inside: Inside = ()
+) -> list[Route]:
+    """The routes of our table for one IP version, in the order they are added. `lan`: networks that stay local."""
     default, metric = ("0.0.0.0/0", 0) if version == 4 else ("::/0", V6_METRIC)
     wanted = [Route(UNREACHABLE, default, metric=LAST_RESORT)]
     if tunnel and any(address.version == version for address in tunnel.addresses):
         wanted.append(Route(UNICAST, default, ifindex, metric))
-        if allow_lan:
-            # More specific than the throws below: 10.64.0.1 in the tunnel is not the local network's 10.0.0.0/8.
-            beyond = [ip_network(address) for address in tunnel.resolvers]
-            beyond += [address.network for address in tunnel.addresses if address.network.num_addresses > 1]
+        # More specific than the throws below: 10.64.0.1 in the tunnel is not the local network's 10.0.0.0/8.
+        beyond: list[Network] = [ip_network(address) for address in tunnel.resolvers]
+        beyond += [address.network for address in tunnel.addresses if address.network.num_addresses > 1]
+        if lan or inside:
             wanted += [Route(UNICAST, str(net), ifindex, metric) for net in beyond if net.version == version]
-    # The way back to those we forward for. Taken from addresses on our own bridges, never from main.
+    # The way to containers and virtual machines. Taken from addresses on our own bridges, never from main.
     wanted += [Route(UNICAST, str(own), index, metric) for index, own in inside if own.version == version]
-    if allow_lan:
-        # IPv6 multicast routes are in the table `local`, which comes before us.
-        wanted += [
-            Route(THROW, str(net), metric=metric)
-            for net in (*LAN, *LAN_MULTICAST)
-            if net.version == version and not (net.version == 6 and net.is_multicast)
-        ]
-    return list(dict.fromkeys(wanted))
+    # IPv6 multicast routes are in the table `local`, which comes before us.
+    wanted += [
+        Route(THROW, str(net), metric=metric)
+        for net in lan
+        if net.version == version and not (net.version == 6 and net.is_multicast)
+    ]
+    first: dict[tuple[str, int], Route] = {}  # a network can have one route: the tunnel's before the others
+    for route in wanted:
+        first.setdefault((route.network, route.metric), route)
+    return [*first.values()]
 
 
 class LinuxRoutes:
@@ -107,42 +120,43 @@ class LinuxRoutes:
         self.ipv6_absent = False  # after `set`: the kernel has no IPv6, or has disabled it on the tunnel
 
     async def set(self, policy: FirewallPolicy) -> None:
-        """Rules, table and sysctls as the policy wants them, read back. Twice is harmless. Raises HostError."""
+        """Rules, table and sysctls as the policy wants them, read back. Twice is harmless. Raises HostError.
+
+        What fails for one family does not keep the other from being captured.
+        """
         if not policy.capture:
             await self.reset()
             return
         self._sysctls.protect()
         self._set = {}
+        failed: OSError | None = None
         try:
-            ifindex = socket.if_nametoindex(policy.tunnel.ifname) if policy.tunnel else 0
-            self.ipv6_absent = not _has_ipv6(policy.tunnel)
-            async with requests() as ip:
-                lan, inside = bool(policy.lan), _inside(policy)
-                wanted = routes(4, policy.tunnel, ifindex, lan, inside)
-                await _capture(ip, socket.AF_INET, wanted)
-                self._set[socket.AF_INET] = wanted
-                tunnel = None if self.ipv6_absent else policy.tunnel
-                with contextlib.suppress(_FamilyMissing):
-                    wanted = routes(6, tunnel, ifindex, lan, inside if tunnel else ())
-                    await _capture(ip, socket.AF_INET6, wanted)
-                    self._set[socket.AF_INET6] = wanted
-        except (NetlinkError, OSError) as err:
-            raise HostError("apply the routes", _sentence(err)) from err
+            wanted = _wanted(policy)
+            self.ipv6_absent = not _has_ipv6(policy.tunnel.ifname if policy.tunnel else "all")
+            with rtnetlink.open_socket() as sock:
+                for family, ours in wanted.items():
+                    try:
+                        _capture(sock, family, ours)
+                        self._set[family] = ours
+                    except _FamilyMissing:
+                        pass
+                    except OSError as err:
+                        failed = failed or err
+        except OSError as err:
+            failed = err
+        if failed:
+            raise HostError("apply the routes", _sentence(failed)) from failed
 
     async def verify(self, policy: FirewallPolicy) -> bool:
         """Whether the kernel's rules and routes are those of the policy now. Changes nothing. Raises HostError."""
         try:
-            ifindex = socket.if_nametoindex(policy.tunnel.ifname) if policy.tunnel else 0
-            tunnel6 = policy.tunnel if _has_ipv6(policy.tunnel) else None
-            async with requests() as ip:
-                lan, inside = bool(policy.lan), _inside(policy)
-                for family, version, tunnel in ((socket.AF_INET, 4, policy.tunnel), (socket.AF_INET6, 6, tunnel6)):
-                    ways = inside if tunnel else ()
-                    wanted = routes(version, tunnel, ifindex, lan, ways) if policy.capture else []
+            wanted = _wanted(policy) if policy.capture else {socket.AF_INET: [], socket.AF_INET6: []}
+            with rtnetlink.open_socket() as sock:
+                for family, ours in wanted.items():
                     with contextlib.suppress(_FamilyMissing):
-                        if not await _follows(ip, family, [OURS] if policy.capture else [], wanted):
+                        if not _follows(sock, family, [OURS] if policy.capture else [], ours):
                             return False
-        except (NetlinkError, OSError) as err:
+        except OSError as err:
             raise HostError("check the routes", _sentence(err)) from err
         return True
 
@@ -153,152 +167,188 @@ class LinuxRoutes:
         """
         known, self._set = self._set, {}
         try:
-            async with requests() as ip:
+            with rtnetlink.open_socket() as sock:
                 for family in (socket.AF_INET, socket.AF_INET6):
                     with contextlib.suppress(_FamilyMissing):
-                        # The rule first: our table without its last resort must never be asked.
-                        for rule in [OURS] if family in known else await _rules(ip, family):
-                            await _change_rule(ip, "del", family, rule)
-                        for route in known[family] if family in known else await _routes(ip, family):
-                            await _change_route(ip, "del", family, route)
-        except (NetlinkError, OSError) as err:
+                        rules = [OURS] if family in known else _rules(sock, family)
+                        _change(sock, [_deleted_rule(family, rule) for rule in rules])
+                        # Then the routes: our table without its last resort must never be asked.
+                        found = known[family] if family in known else _routes(sock, family)
+                        _change(sock, [_deleted(family, route) for route in found])
+        except OSError as err:
             raise HostError("remove the routes", _sentence(err)) from err
         self._sysctls.restore()
 
 
+def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:
+    """The routes of a policy that captures, by family. Raises OSError when the tunnel's link is gone."""
+    tunnel = policy.tunnel
+    ifindex = socket.if_nametoindex(tunnel.ifname) if tunnel else 0
+    lan = (*LAN, *LAN_MULTICAST, *policy.lan_subnets) if policy.lan else ()
+    inside = _inside(policy)
+    return {
+        socket.AF_INET: routes(4, tunnel, ifindex, lan, inside),
+        socket.AF_INET6: routes(6, tunnel if tunnel and _has_ipv6(tunnel.ifname) else None, ifindex, lan, inside),
+    }
+
+
 def _inside(policy: FirewallPolicy) -> Inside:
-    """By ifindex. A link that has just gone is left out: another policy is on its way."""
-    found = []
+    """By ifindex. A link that has just gone, or is without that family, is left out: another policy is on its way."""
+    found: list[tuple[int, Network]] = []
     for ifname, network in policy.inside:
         with contextlib.suppress(OSError):
-            found.append((socket.if_nametoindex(ifname), network))
+            if network.version == 4 or _has_ipv6(ifname):
+                found.append((socket.if_nametoindex(ifname), network))
     return found
 
 
-async def _capture(ip: AsyncIPRoute, family: int, wanted: list[Route]) -> None:
-    """The last resort first, then the other routes, then the rule: at no moment is our table asked and incomplete."""
+def _capture(sock: socket.socket, family: int, wanted: list[Route]) -> None:
+    """The last resort first, then the other routes, then the rule: at no moment is our table asked and incomplete.
+
+    A route that is refused does not keep the rest from standing: whatever has no route is unreachable.
+    """
+    refused: list[OSError] = []
     for _ in range(ROUNDS):
-        rules, found = Counter(await _rules(ip, family)), Counter(await _routes(ip, family))
+        rules, found = Counter(_rules(sock, family)), Counter(_routes(sock, family))
         if rules == Counter([OURS]) and found == Counter(wanted):
             return
-        for route in wanted:
-            if route not in found:
-                await _change_route(ip, "replace", family, route)
-        if OURS not in rules:
-            await _change_rule(ip, "add", family, OURS)
-        for rule in (rules - Counter([OURS])).elements():
-            await _change_rule(ip, "del", family, rule)
+        requests = [_replaced(family, route) for route in wanted if route not in found]
+        requests += [] if OURS in rules else [_added_rule(family, OURS)]
+        requests += [_deleted_rule(family, rule) for rule in (rules - Counter([OURS])).elements()]
+        refused = _change(sock, requests, strict=False)
         if found - Counter(wanted):  # anew: `replace` may have taken the place of some
-            for route in (Counter(await _routes(ip, family)) - Counter(wanted)).elements():
-                await _change_route(ip, "del", family, route)
-    if not await _follows(ip, family, [OURS], wanted):
-        raise OSError(errno.EPROTO, "the kernel holds other rules or routes than were sent")
+            more = (Counter(_routes(sock, family)) - Counter(wanted)).elements()
+            refused += _change(sock, [_deleted(family, route) for route in more], strict=False)
+    if not _follows(sock, family, [OURS], wanted):
+        raise next(iter(refused), OSError(errno.EPROTO, "the kernel holds other rules or routes than were sent"))
 
 
-async def _follows(ip: AsyncIPRoute, family: int, rules: list[Rule], wanted: list[Route]) -> bool:
-    return await _rules(ip, family) == rules and Counter(await _routes(ip, family)) == Counter(wanted)
+def _follows(sock: socket.socket, family: int, rules: list[Rule], wanted: list[Route]) -> bool:
+    return _rules(sock, family) == rules and Counter(_routes(sock, family)) == Counter(wanted)
 
 
-async def _rules(ip: AsyncIPRoute, family: int) -> list[Rule]:
+# What somebody else has done already is no refusal: the rule is there; no such rule; no such route; no such table.
+_DONE = frozenset({errno.EEXIST, errno.ENOENT, errno.ESRCH})
+
+
+def _change(sock: socket.socket, requests: list[rtnetlink.Request], *, strict: bool = True) -> list[OSError]:
+    """What was refused. Raises the first refusal if `strict`."""
+    refused = [err for err in rtnetlink.change(sock, requests) if err and err.errno not in _DONE]
+    if refused and strict:
+        raise refused[0]
+    return refused
+
+
+# --- rtnetlink --------------------------------------------------------------------------------------------------------
+
+
+def _rules(sock: socket.socket, family: int) -> list[Rule]:
     """All rules that lead into our table, whoever made them. Raises _FamilyMissing."""
     try:
-        found = [rule async for rule in await ip.get_rules(family=family) if rule.get_attr("FRA_TABLE") == TABLE]
-    except NetlinkError as err:
-        if err.code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # ipv6.disable=1 on the kernel's command line
+        listed = rtnetlink.dump(sock, RTM_GETRULE, _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+    except OSError as err:
+        if err.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # ipv6.disable=1 on the kernel's command line
             raise _FamilyMissing from err
         raise
-    return [_rule(message) for message in found]
+    return [rule for _, payload in listed if (rule := _rule(payload))]
 
 
-def _rule(message: Any) -> Rule:
-    others = [f"{name} {value}" for name, value in message["attrs"] if name not in _RULE_FIELDS]
-    others += [f"{name} {message[name]}" for name in ("src_len", "dst_len", "tos") if message[name]]
-    if message.get_attr("FRA_SUPPRESS_PREFIXLEN") not in (None, 0xFFFFFFFF):
-        others.append("suppress_prefixlength")
-    return Rule(
-        priority=message.get_attr("FRA_PRIORITY") or 0,
-        mark=message.get_attr("FRA_FWMARK") or 0,
-        mask=message.get_attr("FRA_FWMASK") or 0,
-        flags=message["flags"],
-        others=", ".join(others),
-    )
+def _rule(payload: memoryview) -> Rule | None:
+    _, dst_len, src_len, tos, _, _, _, action, flags = _HEADER.unpack_from(payload)
+    found = rtnetlink.attributes(payload[_HEADER.size :])
+    if _number(found, FRA_TABLE) != TABLE:
+        return None
+    others = [f"attribute {kind}" for kind in found if kind <= KNOWN and kind not in _RULE_FIELDS]
+    others += [name for name, value in (("to", dst_len), ("from", src_len), ("tos", tos)) if value]
+    others += [] if action == TO_TABLE else [f"action {action}"]
+    others += [] if _number(found, FRA_SUPPRESS_PREFIXLEN, 0xFFFFFFFF) == 0xFFFFFFFF else ["suppress_prefixlength"]
+    mark, mask = _number(found, FRA_FWMARK), _number(found, FRA_FWMASK)
+    return Rule(_number(found, FRA_PRIORITY), mark, mask, flags, ", ".join(others))
 
 
-_RULE_FIELDS = {
-    "FRA_TABLE", "FRA_PRIORITY", "FRA_FWMARK", "FRA_FWMASK", "FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN", "UNKNOWN",
-}  # fmt: skip
+_RULE_FIELDS = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 
 
-async def _routes(ip: AsyncIPRoute, family: int) -> list[Route]:
-    """All routes in our table, whoever made them."""
+def _added_rule(family: int, rule: Rule) -> rtnetlink.Request:
+    return RTM_NEWRULE, ADD, _rule_body(family, rule) + rtnetlink.attribute(FRA_PROTOCOL, bytes((RTPROT_KERNEL,)))
+
+
+def _deleted_rule(family: int, rule: Rule) -> rtnetlink.Request:
+    """The kernel deletes the first rule that has what is given here; 0 is not given."""
+    return RTM_DELRULE, 0, _rule_body(family, rule)
+
+
+def _rule_body(family: int, rule: Rule) -> bytes:
+    body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, TO_TABLE, rule.flags) + rtnetlink.number(FRA_TABLE, TABLE)
+    body += rtnetlink.number(FRA_PRIORITY, rule.priority)
+    if rule.mask:
+        body += rtnetlink.number(FRA_FWMARK, rule.mark) + rtnetlink.number(FRA_FWMASK, rule.mask)
+    return body
+
+
+def _routes(sock: socket.socket, family: int) -> list[Route]:
+    """All routes in our table, whoever made them. The kernel leaves out other tables, however full they are."""
+    body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + rtnetlink.number(RTA_TABLE, TABLE)
     try:
-        # strict_check lets the kernel choose the table: a full Internet table in main costs nothing.
-        return [_route(message) async for message in await ip.get_routes(family=family, table=TABLE)]
-    except NetlinkError as err:
-        if err.code == errno.ENOENT:  # the table has never been used
+        return [_route(payload) for kind, payload in rtnetlink.dump(sock, RTM_GETROUTE, body) if kind == RTM_NEWROUTE]
+    except OSError as err:
+        if err.errno == errno.ENOENT:  # the table has never been used
             return []
         raise
 
 
-def _route(message: Any) -> Route:
-    address = message.get_attr("RTA_DST") or ("0.0.0.0" if message["family"] == socket.AF_INET else "::")  # noqa: S104
-    others = [f"{name} {value}" for name, value in message["attrs"] if name not in _ROUTE_FIELDS]
-    others += [f"{name} {message[name]}" for name in ("src_len", "tos") if message[name]]
+def _route(payload: memoryview) -> Route:
+    family, dst_len, src_len, tos, _, _, _, kind, _ = _HEADER.unpack_from(payload)
+    found = rtnetlink.attributes(payload[_HEADER.size :])
+    address = found.get(RTA_DST) or bytes(4 if family == socket.AF_INET else 16)
+    others = [f"attribute {name}" for name in found if name <= KNOWN and name not in _ROUTE_FIELDS]
+    others += [name for name, value in (("from", src_len), ("tos", tos)) if value]
     return Route(
-        kind=message["type"],
-        network=f"{address}/{message['dst_len']}",
-        ifindex=(message.get_attr("RTA_OIF") or 0) if message["type"] == UNICAST else 0,
-        metric=message.get_attr("RTA_PRIORITY") or 0,
-        others=", ".join(others),
+        kind,
+        f"{socket.inet_ntop(family, address)}/{dst_len}",
+        _number(found, RTA_OIF) if kind == UNICAST else 0,
+        _number(found, RTA_PRIORITY),
+        ", ".join(others),
     )
 
 
-_ROUTE_FIELDS = {"RTA_TABLE", "RTA_DST", "RTA_OIF", "RTA_PRIORITY", "RTA_CACHEINFO", "RTA_PREF", "UNKNOWN"}
+_ROUTE_FIELDS = {RTA_TABLE, RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_CACHEINFO, RTA_PREF}
 
 
-async def _change_rule(ip: AsyncIPRoute, command: str, family: int, rule: Rule) -> None:
-    """`command` is "add" or "del". The kernel deletes the first rule that has what is given here; 0 is not given."""
-    with _tolerating(errno.EEXIST if command == "add" else errno.ENOENT):
-        await ip.rule(
-            command, family=family, table=TABLE, priority=rule.priority, flags=rule.flags,
-            protocol=RTPROT_KERNEL if command == "add" else 0,
-            **({"fwmark": rule.mark, "fwmask": rule.mask} if rule.mask else {}),
-        )  # fmt: skip
-
-
-async def _change_route(ip: AsyncIPRoute, command: str, family: int, route: Route) -> None:
-    """`command` is "replace" or "del". A foreign route may have any protocol, scope and gateway: not given."""
+def _replaced(family: int, route: Route) -> rtnetlink.Request:
     scope = SCOPE_LINK if route.kind == UNICAST else SCOPE_UNIVERSE
-    with _tolerating(*((errno.ESRCH, errno.ENOENT) if command == "del" else ())):  # no such route; no such table
-        await ip.route(
-            command, family=family, table=TABLE, type=route.kind, dst=route.network, priority=route.metric,
-            proto=RTPROT_KERNEL if command == "replace" else 0, scope=scope if command == "replace" else SCOPE_NOWHERE,
-            **({"oif": route.ifindex} if route.ifindex else {}),
-        )  # fmt: skip
+    return RTM_NEWROUTE, REPLACE, _route_body(family, route, RTPROT_KERNEL, scope)
 
 
-@contextlib.contextmanager
-def _tolerating(*codes: int) -> Iterator[None]:
-    """Somebody else was faster: what we want is already so."""
-    try:
-        yield
-    except NetlinkError as err:
-        if err.code not in codes:
-            raise
+def _deleted(family: int, route: Route) -> rtnetlink.Request:
+    """A foreign route may have any protocol, scope and gateway: not given."""
+    return RTM_DELROUTE, 0, _route_body(family, route, 0, SCOPE_NOWHERE)
+
+
+def _route_body(family: int, route: Route, protocol: int, scope: int) -> bytes:
+    address, _, length = route.network.partition("/")
+    body = _HEADER.pack(family, int(length), 0, 0, 0, protocol, scope, route.kind, 0)
+    body += rtnetlink.attribute(RTA_DST, socket.inet_pton(family, address)) + rtnetlink.number(RTA_TABLE, TABLE)
+    if route.metric:
+        body += rtnetlink.number(RTA_PRIORITY, route.metric)
+    return body + (rtnetlink.number(RTA_OIF, route.ifindex) if route.ifindex else b"")
+
+
+def _number(found: dict[int, memoryview], kind: int, absent: int = 0) -> int:
+    return int.from_bytes(found[kind][:4], sys.byteorder) if kind in found else absent
 
 
 class _FamilyMissing(Exception):
     """The kernel does not speak this IP version."""
 
 
-def _has_ipv6(tunnel: Tunnel | None) -> bool:
-    """Whether IPv6 is there, and switched on for the tunnel. Without, the last resort still stands where it can."""
-    switch = Path("/proc/sys/net/ipv6/conf", tunnel.ifname if tunnel else "all", "disable_ipv6")
+def _has_ipv6(ifname: str) -> bool:
+    """Whether IPv6 is there, and switched on for the link (or "all"). If not, the last resort stands where it can."""
     try:
-        return switch.read_text(encoding="ascii").strip() == "0"
+        return Path("/proc/sys/net/ipv6/conf", ifname, "disable_ipv6").read_text(encoding="ascii").strip() == "0"
     except OSError:
         return False
 
 
-def _sentence(err: NetlinkError | OSError) -> str:
-    return str(err.args[1]) if isinstance(err, NetlinkError) and len(err.args) > 1 else str(err.strerror or err)
+def _sentence(err: OSError) -> str:
+    return str(err.strerror or err)

@@ -6,9 +6,10 @@ compare it with what the kernel really does with the rendered rules.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from policies.facts import Address
 from policies.firewall import LAN, LAN_MULTICAST, MARK, FirewallPolicy
@@ -46,7 +47,8 @@ MLD_TARGETS = (ip_address("ff02::16"), ip_address("ff02::2"))
 MULTICAST6 = ip_network("ff00::/8")
 DHCPV6_SERVERS = (ip_address("ff02::1:2"), ip_address("ff05::1:3"))
 BROADCAST = ip_address("255.255.255.255")
-UNSPECIFIED6 = ip_address("::")
+UNSPECIFIED4, UNSPECIFIED6 = ip_address("0.0.0.0"), ip_address("::")
+NEARBY = tuple(ip_network(text) for text in ("255.255.255.255/32", "224.0.0.0/24", "fe80::/10", "ff02::/16"))
 
 
 def passes(policy: FirewallPolicy, packet: Packet) -> bool:
@@ -70,12 +72,16 @@ def _out(policy: FirewallPolicy, packet: Packet) -> bool:
         return True
     if packet.oifname in policy.cleared:
         return True
+    if _is_server(policy, packet):
+        return False
     on_tunnel = policy.tunnel is not None and packet.oifname == policy.tunnel.ifname
     if _is_dns(packet):
         return on_tunnel and policy.tunnel is not None and packet.destination in policy.tunnel.resolvers
     if on_tunnel:
         return True
-    return packet.oifname in policy.lan and packet.source not in policy.guarded and _is_lan(packet.destination)
+    if packet.source in policy.guarded:
+        return False
+    return _to_inside(policy, packet) or _to_lan(policy, packet)
 
 
 def _in(policy: FirewallPolicy, packet: Packet) -> bool:
@@ -95,9 +101,14 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
         return True
     if on_tunnel:
         return packet.established
-    if packet.iifname in policy.lan and any(
-        packet.source in network for network in LAN if network.version == packet.source.version
-    ):
+    if packet.iifname in _inside_links(policy):
+        asks_for_an_address = (packet.protocol, packet.source_port, packet.destination_port) == ("udp", 68, 67)
+        return any(
+            _within(packet.source, (network, *(LINK_LOCAL,) * (network.version == 6)))
+            for link, network in policy.inside
+            if link == packet.iifname
+        ) or (packet.source == UNSPECIFIED4 and asks_for_an_address)
+    if _from_lan(policy, packet):
         return packet.source_port not in (53, 853) or packet.protocol not in ("udp", "tcp")
     return False
 
@@ -105,21 +116,58 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
 def _forward(policy: FirewallPolicy, packet: Packet) -> bool:
     if packet.destination in policy.guarded and not (policy.tunnel and packet.iifname == policy.tunnel.ifname):
         return False
-    if packet.oifname in policy.cleared:
+    if packet.iifname in policy.cleared and packet.oifname in policy.cleared:
         return True
-    if policy.tunnel is None:
+    inside = _inside_links(policy)
+    if packet.iifname in inside and packet.oifname in inside:
+        return True
+    if _is_server(policy, packet):
         return False
-    if packet.oifname == policy.tunnel.ifname:
+    if policy.tunnel and packet.oifname == policy.tunnel.ifname:
         return not _is_dns(packet) or packet.destination in policy.tunnel.resolvers
-    return packet.iifname == policy.tunnel.ifname and packet.established
+    if _is_dns(packet):
+        return False
+    if policy.tunnel and packet.iifname == policy.tunnel.ifname:
+        return packet.established
+    if packet.iifname in policy.lan | inside and _to_lan(policy, packet):
+        return True
+    return _from_lan(policy, packet) and _to_inside(policy, packet)
+
+
+def _inside_links(policy: FirewallPolicy) -> frozenset[str]:
+    return frozenset(link for link, _ in policy.inside)
+
+
+def _to_inside(policy: FirewallPolicy, packet: Packet) -> bool:
+    """To a container or virtual machine, or what a link to them hears itself: DHCP answers, multicast of the link."""
+    return any(
+        packet.oifname == link
+        and packet.destination.version == network.version
+        and _within(packet.destination, (network, *NEARBY))
+        for link, network in policy.inside
+    )
+
+
+def _to_lan(policy: FirewallPolicy, packet: Packet) -> bool:
+    local = (*LAN, *LAN_MULTICAST, *policy.lan_subnets)
+    return packet.oifname in policy.lan and _within(packet.destination, local)
+
+
+def _from_lan(policy: FirewallPolicy, packet: Packet) -> bool:
+    return packet.iifname in policy.lan and _within(packet.source, (*LAN, *policy.lan_subnets))
+
+
+def _is_server(policy: FirewallPolicy, packet: Packet) -> bool:
+    there = (packet.destination, packet.destination_port, packet.protocol)
+    return any(there == (server.address, server.port, server.protocol) for server in policy.servers)
 
 
 def _is_dns(packet: Packet) -> bool:
     return packet.protocol in ("udp", "tcp") and packet.destination_port in (53, 853)
 
 
-def _is_lan(address: Address) -> bool:
-    return any(address in network for network in (*LAN, *LAN_MULTICAST) if network.version == address.version)
+def _within(address: Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
 
 
 def _housekeeping_out(packet: Packet) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,7 @@ version = 1
 kill_switch = true
 lockdown = false
 allow_lan = true
+lan_subnets = ["100.64.0.0/10", "fd00:1::/64"]
 
 [tunnel]
 default_profile = "home"
@@ -84,7 +86,12 @@ ssid_hex = "0aFF"
 """
 
 EXPECTED = Settings(
-    protection=Protection(kill_switch=True, lockdown=False, allow_lan=True),
+    protection=Protection(
+        kill_switch=True,
+        lockdown=False,
+        allow_lan=True,
+        lan_subnets=(ip_network("100.64.0.0/10"), ip_network("fd00:1::/64")),
+    ),
     tunnel=Tunnel(default_profile="home", connect_timeout=20.0, retry_first=0.5, retry_longest=120.0),
     wifi=Wifi(
         unsecured=WifiAction.AUTO_CONNECT,
@@ -328,6 +335,37 @@ ONE_ERROR = {
         "earlier entry",
         "disjoint",
     ),
+    "host bits": (
+        "[protection]\nlan_subnets = [\n'10.0.0.0/8',\n'100.64.0.1/10']",
+        4,
+        "protection.lan_subnets",
+        'did you mean "100.64.0.0/10"?',
+        "an address and a length",
+    ),
+    "no length": ("[protection]\nlan_subnets = ['fd00::1']", 2, "protection.lan_subnets", '"fd00::1/128"?', "length"),
+    "a scope": ("[protection]\nlan_subnets = ['fd00::%a/64']", 2, "protection.lan_subnets", "not a network", "length"),
+    "a netmask": (
+        "[protection]\nlan_subnets = ['10.0.0.0/255.0.0.0']",
+        2,
+        "protection.lan_subnets",
+        "not a network",
+        "length",
+    ),
+    "no network": (
+        "[protection]\nlan_subnets = ['10/8; accept']",
+        2,
+        "protection.lan_subnets",
+        "not a network",
+        "such",
+    ),
+    "subnet alone": ("[protection]\nlan_subnets = 'fd00::/8'", 2, "protection.lan_subnets", "not an array", "[...]"),
+    "too many": (
+        f"[protection]\nlan_subnets = {['10.0.0.0/8'] * 5001}",
+        2,
+        "protection.lan_subnets",
+        "5001 networks",
+        "up to 5000",
+    ),
     "newer": ("\nversion = 2\nnovelty = 1\n[wifi]\nx = 1", 2, "version", "newer tunwarden", "up to 1"),
     "version zero": ("version = 0", 1, "version", "0 is not a version", "1"),
     "version true": ("version = true", 1, "version", "true is not a version", "1"),
@@ -469,6 +507,56 @@ def test_the_largest_file_is_read() -> None:
 
 def test_dots_in_comments_and_values_are_no_keys() -> None:
     assert parse_settings("# " + "." * 500 + "\n[wired]\naction = 'ignore' # " + "..." * 100) == Settings()
+
+
+# --- what can be local ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "subnet, problem",
+    [
+        *((public, "reaches beyond private networks") for public in (
+            "0.0.0.0/0", "::/0", "8.8.8.0/24", "1.1.1.1/32", "2000::/3", "2606:4700::/32", "10.0.0.0/7", "172.0.0.0/8",
+            "100.0.0.0/8", "100.64.0.0/9", "192.168.0.0/15", "fc00::/6", "198.18.0.0/14", "192.0.2.0/23", "0.0.0.0/8",
+            "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "::ffff:10.0.0.0/104", "2001::/32",
+        )),
+        ("127.0.0.0/8", "loopback"), ("::1/128", "loopback"),
+        ("169.254.0.0/16", "link-local"), ("fe80::/10", "link-local"),
+        ("224.0.0.0/4", "multicast"), ("239.1.0.0/16", "multicast"), ("ff05::/16", "multicast"),
+    ],
+)  # fmt: skip
+def test_l8_what_is_not_private_never_counts_as_local(subnet: str, problem: str) -> None:
+    try:
+        ip_network(subnet)
+    except ValueError:
+        problem = "is not a network"  # 100.64.0.0/9 has host bits
+    (found,) = problems(f"[protection]\nlan_subnets = ['{subnet}']")
+    assert problem in found.problem
+    assert "host bits" in found.problem or found.allowed
+
+
+@given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 128))
+def test_l8_no_subnet_covers_a_public_address(address: object, length: int) -> None:
+    network = ip_network(f"{address}/{min(length, address.max_prefixlen)}", strict=False)  # type: ignore[attr-defined]
+    try:
+        taken = parse_settings(f'[protection]\nlan_subnets = ["{network}"]').protection.lan_subnets
+    except SettingsError:
+        return
+    assert taken == (network,)
+    for edge in (network.network_address, network.broadcast_address):
+        assert not edge.is_global and not edge.is_multicast and not edge.is_loopback and not edge.is_unspecified
+
+
+def test_five_thousand_subnets_on_one_line() -> None:
+    subnets = [f"100.{64 + number // 256}.{number % 256}.0/24" for number in range(5000)]
+    settings = parse_settings(f"[protection]\nlan_subnets = {json.dumps(subnets)}")
+    assert [str(network) for network in settings.protection.lan_subnets] == subnets
+
+
+def test_keys_that_look_like_addresses_are_counted_all_the_same() -> None:
+    for key in ('"1.1.1.1/8".', '"1.1.1.1/8".a.', "'1.1.1.1/8'.1."):
+        (found,) = problems(key * 100_000 + "a = 1" if len(key) * 100_000 < MAX_BYTES else key * 50_000 + "a = 1")
+        assert "more than 64 dots" in found.problem
 
 
 # --- every key of a valid file, broken one at a time ------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import pytest
 from daemon.host import HostError
 from daemon.linux.libnftables import LibNft, Nft, NftError, NftProgram, complaint
 from daemon.linux.nft import NftFirewall, render
+from daemon.linux.nft_readback import read
 from daemon.linux.nft_render import elements
 from lab.hosts import Host
 from policies.facts import Endpoint, Tunnel
@@ -36,6 +37,14 @@ BOTH = Tunnel(
 ONLY4 = replace(BOTH, addresses=BOTH.addresses[:1], resolvers=BOTH.resolvers[:1])
 GUARDED = tuple(address.ip for address in BOTH.addresses)
 
+INSIDE = tuple(
+    (link, ip_network(network))
+    for link, network in (
+        ("docker0", "172.17.0.0/16"), ("virbr0", "192.168.122.0/24"), ("virbr0", "fd12::/64"),
+    )
+)  # fmt: skip
+SUBNETS = tuple(ip_network(text) for text in ("100.64.0.0/10", "100.64.7.0/24", "2001:db8:1::/48", "100.64.0.0/10"))
+
 CONNECTED = FirewallPolicy(Phase.CONNECTED, servers=(SERVER4,), tunnel=BOTH, guarded=GUARDED, capture=True)
 CASES: dict[str, FirewallPolicy] = {
     "idle-cleared": FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0", "wlan0", "docker0"}), guarded=GUARDED),
@@ -55,6 +64,8 @@ CASES: dict[str, FirewallPolicy] = {
     "connected-tcp-server": replace(CONNECTED, servers=(Endpoint(ip_address("203.0.113.7"), 443, "tcp"),)),
     "blocked": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, capture=True),
     "blocked-allow-lan": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, lan=HOME, capture=True),
+    "connected-inside-and-subnets": replace(CONNECTED, lan=HOME, lan_subnets=SUBNETS, inside=INSIDE),
+    "blocked-inside": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, inside=INSIDE[:1], capture=True),
     "disconnecting": FirewallPolicy(Phase.DISCONNECTING, guarded=GUARDED, capture=True),
 }
 
@@ -99,6 +110,27 @@ def test_l2_the_tunnels_address_is_guarded_before_anything_can_accept(name: str)
         assert rules[1] == 'iifname "lo" accept'
         assert "ip daddr { 10.66.0.2 } drop" in rules[2]
         assert "ip daddr { 10.66.0.2 } drop" in chain(CASES[name], "prerouting")[1]
+
+
+def test_l1_dns_is_refused_before_containers_are_reached() -> None:
+    rules = chain(CASES["connected-inside-and-subnets"], "output")
+    assert at(rules, "dport { 53, 853 } counter") < at(rules, "jump inside") < at(rules, "192.168.0.0/16")
+    rules = chain(CASES["connected-inside-and-subnets"], "forward")
+    assert at(rules, "dport { 53, 853 } counter") < at(rules, "jump inside")
+
+
+@pytest.mark.parametrize("hook", ["input", "output", "forward", "inside", "postrouting"])
+def test_k8_links_to_containers_are_named_in_whatever_lets_their_traffic_pass(hook: str) -> None:
+    """No rule names a container's network without the link it is behind, so none leaves by an uplink."""
+    for rule in chain(CASES["connected-inside-and-subnets"], hook):
+        if any(network in rule for network in ("172.17.0.0/16", "192.168.122.0/24", "fd12::/64")):
+            assert re.match('(i|o)ifname "(docker0|virbr0|tunwarden0)" ', rule)
+
+
+@pytest.mark.parametrize("ifname", ['x" accept; #', "docker*", "a b", "tunwarden0", "wlan0"])
+def test_a_link_that_is_misread_the_tunnel_or_an_uplink_is_not_inside(ifname: str) -> None:
+    policy = replace(CONNECTED, lan=HOME)
+    assert render(replace(policy, inside=((ifname, ip_network("172.17.0.0/16")),))) == render(policy)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -234,6 +266,60 @@ def test_cleared_alone_is_an_exchange_of_elements(host: Host, engine: Callable[[
 
     go(host, work)
     assert len(handles) == 1, "the rules stayed, with their handles"
+
+
+def subnets(count: int) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Of both families, none touching another."""
+    v4 = [ip_network((0x64400000 + (number << 9), 24)) for number in range(count // 2)]
+    return (*v4, *(ip_network(((0xFD << 120) + (number << 65), 64)) for number in range(count - len(v4))))
+
+
+def test_elements_of_the_table_that_goes_are_not_those_sent() -> None:
+    """nft prints them first where it must look for overlaps itself (recorded from 1.0.6, with `auto-merge`)."""
+    text = (
+        "inet tunwarden @lan_subnets4\n"
+        "\telement 000a4064  : 1 [end]\n\telement 00094064  : 0 [end]\n"
+        "inet tunwarden @gone\n"
+        "\telement 00000000  : 1 [end]\n"
+        "lan_subnets4 tunwarden 4\n"
+        "lan_subnets4 tunwarden 0\n"
+        "\telement 00004064  : 0 [end]\telement 00024064  : 1 [end]\n"
+    )
+    assert read("", text).sets == {"lan_subnets4": frozenset({"00004064  : 0", "00024064  : 1"})}
+
+
+@pytest.mark.netns
+def test_the_administrators_subnets_are_exchanged_whole(host: Host, engine: Callable[[], Nft]) -> None:
+    """While it replaces a table, nft prints elements of the old one too: they must not be taken for those sent."""
+
+    async def work() -> None:
+        firewall = NftFirewall(engine)
+        many = subnets(5000)
+        for chosen in (many, many[:2], many[-2:], (), SUBNETS, many[::2]):
+            policy = replace(CONNECTED, lan=HOME, lan_subnets=chosen)
+            await firewall.set(policy)
+            assert await firewall.verify(policy)
+            assert await NftFirewall(engine).verify(policy)
+            assert not await NftFirewall(engine).verify(replace(policy, lan_subnets=(*chosen, ip_network("fdff::/64"))))
+
+    go(host, work)
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("what", ["add element inet tunwarden lan_subnets4 { 8.8.8.0/24 }",
+                                  "flush set inet tunwarden lan_subnets4"])  # fmt: skip
+def test_l13_a_subnet_that_somebody_added_is_seen_and_undone(host: Host, engine: Callable[[], Nft], what: str) -> None:
+    policy = CASES["connected-inside-and-subnets"]
+
+    async def work() -> None:
+        firewall = NftFirewall(engine)
+        await firewall.set(policy)
+        host.run("nft", what)
+        assert not await firewall.verify(policy)
+        await firewall.set(policy)
+        assert await firewall.verify(policy)
+
+    go(host, work)
 
 
 TAMPERING = {

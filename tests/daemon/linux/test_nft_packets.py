@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
@@ -42,6 +42,9 @@ HOME = frozenset({"eth0", "ctr0"})
 SERVERS = (Endpoint(ip_address("203.0.113.7"), 51820), Endpoint(ip_address("2001:db8:7::1"), 51820))
 LAN_SERVERS = (Endpoint(ip_address("192.168.7.9"), 51820),)
 
+INSIDE = (("ctr0", ip_network("172.17.0.0/24")), ("ctr0", ip_network("fd17::/64")))
+SUBNETS = (ip_network("100.64.0.0/10"), ip_network("2001:db8:64::/48"))
+
 CONNECTING = FirewallPolicy(Phase.CONNECTING, servers=SERVERS, guarded=GUARDED, capture=True)
 CONNECTED = FirewallPolicy(Phase.CONNECTED, servers=SERVERS, tunnel=TUNNEL, guarded=GUARDED, capture=True)
 BLOCKED = FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, capture=True)
@@ -58,6 +61,11 @@ POLICIES = {
     "blocked": BLOCKED,
     "blocked, LAN": replace(BLOCKED, lan=HOME),
     "disconnecting": replace(BLOCKED, phase=Phase.DISCONNECTING),
+    "connected, inside": replace(CONNECTED, inside=INSIDE),
+    "blocked, inside": replace(BLOCKED, inside=INSIDE),
+    "blocked, LAN and inside": replace(BLOCKED, lan=frozenset({"eth0"}), inside=INSIDE),
+    "connected, subnets": replace(CONNECTED, lan=frozenset({"eth0"}), lan_subnets=SUBNETS),
+    "blocked, subnets without a LAN": replace(BLOCKED, lan_subnets=SUBNETS),
 }
 
 # --- packets ------------------------------------------------------------------------------------------------------
@@ -120,7 +128,11 @@ IDLE = frozenset({"idle"})
 LAN = frozenset(name for name, policy in POLICIES.items() if policy.lan) | IDLE
 SERVER = frozenset(name for name, policy in POLICIES.items() if policy.servers == SERVERS)
 LAN_SERVER = frozenset({"connecting, server in the LAN"})
-TUNNELLED = frozenset({"connected", "connected, LAN"})
+TUNNELLED = frozenset({"connected", "connected, LAN", "connected, inside", "connected, subnets"})
+WITHIN = frozenset(name for name, policy in POLICIES.items() if policy.inside)
+BRIDGED = frozenset(name for name, policy in POLICIES.items() if "ctr0" in policy.lan | policy.cleared)
+SUBNETTED = frozenset({"connected, subnets"})
+CTR4, CTR6, CTRL = "172.17.0.1", "fd17::1", "fe80::17"
 LAPTOP = bytes.fromhex("020000000002")
 
 PROBES = (
@@ -133,7 +145,41 @@ PROBES = (
     Probe("udp6", lambda data: ip6(UDP, ME6, "2001:db8::1", udp(4000, 9999, data)), IDLE),
     Probe("tcp6", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 443, data)), IDLE),
     Probe("icmp6", lambda data: ip6(ICMP6, ME6, "2001:db8::1", icmp6(128, data)), IDLE),
-    Probe("shared address space", lambda data: ip4(UDP, ME4, "100.64.0.1", udp(4000, 9999, data)), IDLE),
+    # the administrator's own local networks
+    Probe("shared address space", lambda data: ip4(UDP, ME4, "100.64.0.1", udp(4000, 9999, data)), IDLE | SUBNETTED),
+    Probe("its last address", lambda data: ip4(UDP, ME4, "100.127.255.255", udp(4000, 9999, data)), IDLE | SUBNETTED),
+    Probe("just above it", lambda data: ip4(UDP, ME4, "100.128.0.0", udp(4000, 9999, data)), IDLE),
+    Probe("just below it", lambda data: ip4(UDP, ME4, "100.63.255.255", udp(4000, 9999, data)), IDLE),
+    Probe("subnet6", lambda data: ip6(UDP, ME6, "2001:db8:64::1", udp(4000, 9999, data)), IDLE | SUBNETTED),
+    Probe("just above subnet6", lambda data: ip6(UDP, ME6, "2001:db8:65::", udp(4000, 9999, data)), IDLE),
+    Probe("subnet dns", lambda data: ip4(UDP, ME4, "100.64.0.1", udp(4000, 53, data)), IDLE),
+    Probe("subnet dot6", lambda data: ip6(TCP, ME6, "2001:db8:64::1", tcp(4001, 853, data)), IDLE),
+    Probe("wlan subnet", lambda data: ip4(UDP, "192.168.8.2", "100.64.0.1", udp(4000, 9999, data)), NEVER, "wlan0"),
+    # containers and virtual machines
+    Probe("ctr udp4", lambda data: ip4(UDP, CTR4, "172.17.0.2", udp(4000, 9999, data)), BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr tcp4", lambda data: ip4(TCP, CTR4, "172.17.0.2", tcp(4001, 80, data)), BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr udp6", lambda data: ip6(UDP, CTR6, "fd17::2", udp(4000, 9999, data)), BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr dns", lambda data: ip4(UDP, CTR4, "172.17.0.2", udp(4000, 53, data)), IDLE, "ctr0"),
+    Probe("ctr dns answer", lambda data: ip4(UDP, CTR4, "172.17.0.2", udp(53, 4000, data)), BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr dhcp answer", lambda data: ip4(UDP, CTR4, "255.255.255.255", udp(67, 68, data)), BRIDGED | WITHIN,
+          "ctr0"),
+    Probe("ctr router advertisement", lambda data: ip6(ICMP6, CTRL, "ff02::1", icmp6(134, bytes(8) + data)),
+          BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr dhcp6 answer", lambda data: ip6(UDP, CTRL, "fe80::2", udp(547, 546, data)), BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr neighbour advertisement", lambda data: ip6(ICMP6, CTR6, "fd17::2", icmp6(136, bytes(16) + data)),
+          BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr mdns4", lambda data: ip4(UDP, CTR4, "224.0.0.251", udp(5353, 5353, data)), BRIDGED | WITHIN, "ctr0"),
+    Probe("ctr ssdp4", lambda data: ip4(UDP, CTR4, "239.255.255.250", udp(4000, 1900, data)), BRIDGED, "ctr0"),
+    Probe("ctr abroad", lambda data: ip4(UDP, CTR4, "198.51.100.1", udp(4000, 9999, data)), IDLE, "ctr0"),
+    Probe("ctr abroad 6", lambda data: ip6(UDP, CTR6, "2001:db8:17::9", udp(4000, 9999, data)), IDLE, "ctr0"),
+    Probe("ctr other private", lambda data: ip4(UDP, CTR4, "172.17.1.2", udp(4000, 9999, data)), BRIDGED, "ctr0"),
+    Probe("ctr from the tunnel's source", lambda data: ip4(UDP, "10.66.0.2", "172.17.0.2", udp(4000, 9999, data)),
+          NEVER, "ctr0"),
+    Probe("ctr server unmarked", lambda data: ip4(UDP, CTR4, "203.0.113.7", udp(4000, 51820, data)), IDLE, "ctr0"),
+    Probe("the container's address on the uplink", lambda data: ip4(UDP, ME4, "172.17.0.2", udp(4000, 9999, data)),
+          LAN),
+    Probe("the container's address on another uplink", lambda data: ip4(
+        UDP, "192.168.8.2", "172.17.0.2", udp(4000, 9999, data)), NEVER, "wlan0"),
     # an uplink that nobody has cleared
     Probe("wlan udp4", lambda data: ip4(UDP, "192.168.8.2", "198.51.100.1", udp(4000, 9999, data)), NEVER, "wlan0"),
     Probe("wlan dns4", lambda data: ip4(UDP, "192.168.8.2", "198.51.100.1", udp(4000, 53, data)), NEVER, "wlan0"),
@@ -251,6 +297,8 @@ class Place:
             "addr add fe80::2/64 dev eth0 nodad",
             "addr add 192.168.8.2/24 dev wlan0", "addr add fd08::2/64 dev wlan0 nodad",
             "addr add 172.17.0.1/24 dev ctr0", "addr add fd17::1/64 dev ctr0 nodad",
+            "addr add fe80::17/64 dev ctr0 nodad",
+            "route add 2001:db8:17::/64 dev ctr0",
             "addr add 10.66.0.2/32 dev tunwarden0", "addr add fd66::2/128 dev tunwarden0 nodad",
             "route add default via 192.168.7.1 dev eth0 metric 10", "route add default via fd07::1 dev eth0 metric 10",
             "route add default via 192.168.8.1 dev wlan0 metric 20",
@@ -260,7 +308,9 @@ class Place:
             *(f"neigh replace {address} lladdr 02:00:00:00:00:01 dev {link} nud permanent"
               for link, addresses in {
                   "eth0": ("192.168.7.1", "192.168.7.9", "fd07::1", "fe80::1"), "wlan0": ("192.168.8.1", "fd08::1"),
-                  "tunwarden0": ("10.66.0.1", "fd66::1"), "ctr0": ("172.17.0.2", "fd17::2"),
+                  "tunwarden0": ("10.66.0.1", "fd66::1"),
+                  "ctr0": ("172.17.0.2", "172.17.1.2", "198.51.100.1", "203.0.113.7", "fd17::2", "fe80::2",
+                           "2001:db8:17::9"),
               }.items() for address in addresses),
         )  # fmt: skip
         self.wire.ip(
@@ -518,17 +568,23 @@ def hears(place: Place, sender: socket.socket, receiver: socket.socket, target: 
 
 
 HEARD = {
-    # policy -> who is heard: a stranger on eth0, the local network on eth0, the other end of the tunnel, uninvited
-    None: {"stranger", "neighbour", "tunnel", "tunnel's neighbour"},
-    "idle": {"stranger", "neighbour"},
+    # policy -> who is heard: a stranger on eth0, the local network on eth0, the other end of the tunnel, uninvited;
+    # the administrator's subnet on eth0; a container, and one with an address that is not the container's
+    None: {"stranger", "neighbour", "tunnel", "tunnel's neighbour", "subnet", "container", "impostor"},
+    "idle": {"stranger", "neighbour", "subnet", "container", "impostor"},
     "idle, nothing cleared": set(),
     "held": set(),
     "connecting": set(),
-    "connecting, LAN": {"neighbour"},
+    "connecting, LAN": {"neighbour", "container"},
     "connected": set(),
-    "connected, LAN": {"neighbour"},
+    "connected, LAN": {"neighbour", "container"},
+    "connected, inside": {"container"},
+    "connected, subnets": {"neighbour", "subnet"},
     "blocked": set(),
-    "blocked, LAN": {"neighbour"},
+    "blocked, LAN": {"neighbour", "container"},
+    "blocked, inside": {"container"},
+    "blocked, LAN and inside": {"neighbour", "container"},
+    "blocked, subnets without a LAN": set(),
 }
 
 
@@ -536,6 +592,8 @@ HEARD = {
 def test_who_is_heard(place: Place, name: str | None) -> None:
     place.set(POLICIES[name] if name else None)
     place.far.ip("addr replace 192.168.50.1/32 dev lo")
+    place.wire.ip("addr replace 100.64.0.1/32 dev lo")
+    place.container.ip("addr replace 198.18.0.9/32 dev lo")
     receiver = place.laptop.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with receiver:
         receiver.bind(("", 7001))
@@ -545,6 +603,9 @@ def test_who_is_heard(place: Place, name: str | None) -> None:
             ("neighbour", place.wire, "192.168.7.1", "192.168.7.2"),
             ("tunnel", place.far, "198.51.100.1", "10.66.0.2"),
             ("tunnel's neighbour", place.far, "192.168.50.1", "10.66.0.2"),
+            ("subnet", place.wire, "100.64.0.1", "192.168.7.2"),
+            ("container", place.container, "172.17.0.2", "172.17.0.1"),
+            ("impostor", place.container, "198.18.0.9", "172.17.0.1"),
         ):
             with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.bind((source, 7002))
@@ -642,6 +703,10 @@ FORWARDED = {
     "blocked": set(),
     "blocked, LAN": {("lan", "eth0")},
     "disconnecting": set(),
+    "connected, inside": set(),
+    "blocked, inside": set(),
+    "blocked, LAN and inside": {("lan", "eth0")},
+    "connected, subnets": set(),
 }  # fmt: skip
 
 
@@ -697,3 +762,69 @@ def test_the_tunnels_other_end_does_not_reach_containers_or_the_lan(place: Place
     assert sends() == {"eth0", "ctr0"}, "the control"
     place.set(POLICIES[name])
     assert sends() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "heard"),
+    [
+        (None, {"neighbour", "stranger", "subnet"}), ("idle", {"neighbour", "stranger", "subnet"}), ("held", set()),
+        ("blocked", set()), ("blocked, inside", set()), ("connected, inside", set()),
+        ("blocked, LAN and inside", {"neighbour"}), ("connected, subnets", set()),
+    ],
+)  # fmt: skip
+def test_who_reaches_a_container_from_outside(place: Place, name: str | None, heard: set[str]) -> None:
+    """A published port, a routed virtual machine: for the local network where it is allowed, and never for others."""
+    place.set(POLICIES[name] if name else None)
+    place.wire.ip("addr replace 100.64.0.1/32 dev lo")
+    found = set()
+    with place.container.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("", 7006))
+        for who, source in (("neighbour", "192.168.7.1"), ("stranger", "198.51.100.1"), ("subnet", "100.64.0.1")):
+            with place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((source, 7007))
+                if hears(place, sender, receiver, ("172.17.0.2", 7006)):
+                    found.add(who)
+    assert found == heard
+
+
+@pytest.mark.parametrize(("name", "told"), [("blocked", False), ("blocked, inside", True), ("connected, inside", True)])
+def test_a_container_is_told_at_once_that_it_is_blocked(place: Place, name: str, told: bool) -> None:
+    place.set(POLICIES[name])
+    for family, target in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
+        with place.container.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(10 if told else 0.3)
+            with pytest.raises(ConnectionRefusedError if told else TimeoutError):
+                client.connect((target, 443))
+
+
+def test_what_containers_send_into_the_tunnel_bears_its_address(place: Place) -> None:
+    """Routed networks have no NAT of their own, and the server would drop their addresses."""
+    place.laptop.ip("route replace default via 10.66.0.1 dev tunwarden0 metric 5 onlink",
+                    "route replace default via fd66::1 dev tunwarden0 metric 5 onlink")  # fmt: skip
+    try:
+        for policy, v4, v6 in (
+            (CONNECTED, "172.17.0.2", "fd17::2"),
+            (POLICIES["connected, inside"], "10.66.0.2", "fd66::2"),
+        ):
+            place.set(policy)
+            forwarded_frames = frames_of_the_tunnel(place)
+            assert {frame[26:30] for frame in forwarded_frames["web"]} == {socket.inet_aton(v4)}
+            assert {frame[22:38] for frame in forwarded_frames["web6"]} == {socket.inet_pton(socket.AF_INET6, v6)}
+    finally:
+        place.laptop.ip("route del default via 10.66.0.1 dev tunwarden0 metric 5",
+                        "route del default via fd66::1 dev tunwarden0 metric 5")  # fmt: skip
+
+
+def frames_of_the_tunnel(place: Place) -> dict[str, list[bytes]]:
+    place.heard("tunwarden0")
+
+    def send() -> None:
+        for name in ("web", "web6"):
+            family, target = CONTAINER[name]
+            with socket.socket(family, socket.SOCK_DGRAM) as sender:
+                sender.sendto(f"<{name}>".encode(), target)
+
+    place.container.inside(send)
+    time.sleep(0.05)
+    frames = place.heard("tunwarden0")
+    return {name: [frame for frame in frames if f"<{name}>".encode() in frame] for name in ("web", "web6")}
