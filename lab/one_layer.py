@@ -1,7 +1,8 @@
-"""The daemon with one of its two layers taken away: `python -I -m lab.one_layer {firewall|routing}` keeps that one.
+"""The daemon with layers taken away: `python -I -m lab.one_layer {firewall|routing}` keeps that one, `none` keeps none.
 
-Only for tests: each layer must hold by itself (K3). The other one is replaced by a layer that does nothing and says
-that all is well, which is what a kernel that lies would look like. Everything else is the real daemon.
+Only for tests: each layer must hold by itself (K3), and without both packets must leak. What is taken away is
+replaced by a layer that does nothing and says that all is well, which is what a kernel that lies would look like.
+Everything else is the real daemon.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from daemon.host import Host
 from policies.firewall import FirewallPolicy
 from policies.settings import Settings
 
-LAYERS = ("firewall", "routing")
+LAYERS = ("firewall", "routing", "none")
 
 
 class LayerTakenAway:
@@ -40,7 +41,11 @@ def main() -> None:
     def host(settings: Settings, state_folder: Path) -> Host:
         gone = LayerTakenAway()
         whole = real(settings, state_folder)
-        return replace(whole, routes=gone) if kept == "firewall" else replace(whole, firewall=gone)
+        return replace(
+            whole,
+            firewall=whole.firewall if kept == "firewall" else gone,
+            routes=whole.routes if kept == "routing" else gone,
+        )
 
     adapters.host = host
     daemon.main()

@@ -156,6 +156,8 @@ class LinuxRoutes:
                     with contextlib.suppress(_FamilyMissing):
                         if not _follows(sock, family, [OURS] if policy.capture else [], ours):
                             return False
+            if policy.capture and not self._sysctls.stand():
+                return False
         except OSError as err:
             raise HostError("check the routes", _sentence(err)) from err
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 
 from daemon.host import HostError
@@ -12,6 +13,9 @@ from daemon.host import HostError
 PROC = Path("/proc/sys")
 SRC_VALID_MARK = "net/ipv4/conf/all/src_valid_mark"
 ARP_IGNORE = "net/ipv4/conf/all/arp_ignore"
+OURS = re.compile(r"net/ipv4/conf/(all/src_valid_mark|[^/]+/arp_ignore)")
+
+SILENT = ("2", "8")  # values of arp_ignore with which no other link answers for the tunnel's address
 
 
 class Sysctls:
@@ -30,11 +34,19 @@ class Sysctls:
             if new := {name: change for name, change in changes.items() if name not in before}:
                 self._save(before | new)
             for name, (_, ours) in changes.items():
-                _set(name, ours)
-                if _get(name) != ours:
-                    raise HostError(f"set {name.replace('/', '.')} to {ours}", "the kernel kept another value")
+                with contextlib.suppress(FileNotFoundError):  # the link has just gone
+                    _set(name, ours)
+                    if _get(name) != ours:
+                        raise HostError(f"set {name.replace('/', '.')} to {ours}", "the kernel kept another value")
         except OSError as err:
             raise HostError("change the kernel's network settings", str(err)) from err
+
+    def stand(self) -> bool:
+        """Whether nobody has changed those of the whole machine since. Raises HostError."""
+        try:
+            return _get(SRC_VALID_MARK) == "1" and _get(ARP_IGNORE) in SILENT
+        except OSError as err:
+            raise HostError("check the kernel's network settings", str(err)) from err
 
     def restore(self) -> None:
         """Give back what was there, unless somebody else has changed it since. Idempotent. Raises HostError."""
@@ -58,7 +70,7 @@ class Sysctls:
             return {}
         try:
             saved = {name: (str(former), str(ours)) for name, (former, ours) in json.loads(text).items()}
-            if not saved.keys() <= {SRC_VALID_MARK, ARP_IGNORE}:
+            if not all(OURS.fullmatch(name) for name in saved):
                 raise ValueError("names a setting that is not ours")
         except (ValueError, TypeError, AttributeError):
             self._saved.replace(self._saved.with_suffix(".damaged"))
@@ -81,13 +93,22 @@ class Sysctls:
 
 
 def _wanted() -> dict[str, str]:
-    """src_valid_mark: strict rp_filter looks at the mark too, so answers of the server pass.
+    """What differs from what protection needs.
 
-    arp_ignore 2: ARP for the tunnel's address is not answered on other links (MLLVD-CR-24-03). Stricter values stay.
+    src_valid_mark: strict rp_filter looks at the mark too, so answers of the server pass.
+
+    arp_ignore 2: ARP for the tunnel's address is not answered on other links (MLLVD-CR-24-03). The kernel takes the
+    greater one of "all" and the link's own, but greater is not stricter: 3 answers for it, 4 to 7 for everything
+    (net/ipv4/arp.c, arp_ignore). Only 8, which answers nothing, is; "default" becomes that of the next link.
     """
     wanted = {SRC_VALID_MARK: "1"}
-    if _get(ARP_IGNORE) in ("0", "1"):
+    if _get(ARP_IGNORE) not in SILENT:
         wanted[ARP_IGNORE] = "2"
+    for path in PROC.glob("net/ipv4/conf/*/arp_ignore"):
+        name = str(path.relative_to(PROC))
+        with contextlib.suppress(FileNotFoundError):  # the link has just gone
+            if name != ARP_IGNORE and _get(name) not in ("0", "1", *SILENT):
+                wanted[name] = "2"
     return wanted
 
 

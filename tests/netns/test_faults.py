@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
 
 from lab.addresses import ECHO_PORT, SINK_PORT
 from lab.frames import LEAKS
-from lab.hosts import Host
-from lab.probes import exit_address
+from lab.probes import echoes, exit_address
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 from policies.firewall import TUNNEL_IFNAME
@@ -215,19 +213,6 @@ def test_a_socket_bound_to_the_link_gets_nothing_out(connected: Subject) -> None
     lab.laptop.run("nft", "delete", "table", "inet", "tunwarden")
     lab.laptop.run("ip", "rule", "del", "not", "fwmark", "0x74756e77", "lookup", "1953853047")
     assert probe()
-
-
-def echoes(host: Host, target: IPv4Address | IPv6Address) -> bool:
-    """Whether the internet echoes a datagram of that host within 0.3 s."""
-    family = socket.AF_INET if target.version == 4 else socket.AF_INET6
-    with host.socket(family, socket.SOCK_DGRAM) as asker:
-        asker.settimeout(0.3)
-        try:
-            asker.connect((str(target), ECHO_PORT))
-            asker.send(b"is anybody there?")
-            return asker.recv(100) == b"is anybody there?"
-        except OSError:
-            return False
 
 
 def test_a_container_behind_the_laptop(connected: Subject) -> None:
