@@ -124,9 +124,17 @@ class Resolver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Our firewall or routing was changed. `foreign`: certainly not by us, nor by the kernel of its own accord."""
+
+    what: str  # a phrase for people
+    foreign: bool
+
+
 class Tamper(Protocol):
-    def watch(self) -> AsyncIterator[str]:
-        """A sentence whenever our firewall or routing may have been changed, by us or by others. Never ends."""
+    def watch(self) -> AsyncIterator[Touch]:
+        """Whenever our firewall or routing may have been changed, by us or by others. Never ends."""
         ...
 
 

@@ -29,9 +29,10 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class TamperHint:
-    """Our rules may have been changed, as `what` says: by us, or by somebody else."""
+    """Our rules may have been changed, as `what` says: by us, or by somebody else; `foreign`: certainly not by us."""
 
     what: str
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,17 @@ Inboxed = Event | LinksHint | WifiHint | TamperHint | SleepHint | Overdue | Chec
 
 
 def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
-    """Each kind of hint once, at its first place: a hint says that something may have changed, not how often."""
+    """Each kind of hint once, at its first place: a hint says that something may have changed, not how often.
+
+    Among hints about our rules, one that is certainly about somebody else's doing says more than one that may be ours.
+    """
     kept: list[Inboxed] = []
-    seen: set[type] = set()
+    places: dict[type, int] = {}
     for event in batch:
         hint = isinstance(event, LinksHint | WifiHint | TamperHint)
-        if not hint or type(event) not in seen:
+        if not hint or type(event) not in places:
+            places[type(event)] = len(kept)
             kept.append(event)
-        seen.add(type(event))
+        elif isinstance(event, TamperHint) and event.foreign:
+            kept[places[TamperHint]] = event
     return kept

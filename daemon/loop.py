@@ -13,7 +13,7 @@ import structlog
 from daemon.attempts import Attempts
 from daemon.checks import Checks
 from daemon.enforce import EnforceError, Enforcer
-from daemon.host import Host, HostError, Sleeping
+from daemon.host import Host, HostError, Sleeping, Touch
 from daemon.inbox import Checked, Command, Inboxed, LinksHint, Overdue, SleepHint, TamperHint, WifiHint, coalesced
 from daemon.machine import START, step
 from daemon.store import Store, StoreError
@@ -110,7 +110,7 @@ class Loop:
         self._watchers = [
             asyncio.create_task(self._hint(self.host.links.watch, lambda _: LinksHint())),
             asyncio.create_task(self._hint(self.host.wifi.watch, lambda _: WifiHint())),
-            asyncio.create_task(self._hint(self.host.tamper.watch, lambda what: TamperHint(what or "unseen"))),
+            asyncio.create_task(self._hint(self.host.tamper.watch, _tamper_hint)),
             asyncio.create_task(self._hint(self.host.sleep.watch, _sleep_hint)),
         ]
         await self._read_links()
@@ -140,8 +140,8 @@ class Loop:
                 if self._generations.get(ifname) == generation and ifname not in self.facts.wifi:
                     self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
                     await self._handle(Changed())
-            case TamperHint(what):
-                await self._put_back(what)
+            case TamperHint(what, foreign):
+                await self._put_back(what, foreign)
             case SleepHint(asleep, ready):
                 await self._slept(asleep)
                 ready()
@@ -160,9 +160,12 @@ class Loop:
             return TunnelDown(self.state.attempt, Cause.TUNNEL_LOST)
         return Changed()
 
-    async def _put_back(self, what: str) -> None:
-        """K4: most hints are about our own changes. Whatever is not as we left it is put back, and people are told."""
-        if self.enforcer.enforced is None or await self.enforcer.intact():
+    async def _put_back(self, what: str, foreign: bool) -> None:
+        """K4: most hints are about our own changes. Whatever is not as we left it is put back, and people are told.
+
+        What somebody else certainly did is told also where our next policy has repaired it before we heard of it.
+        """
+        if self.enforcer.enforced is None or (not foreign and await self.enforcer.intact()):
             return
         self._tampered += 1
         log.warning("tampered with", what=what, times=self._tampered)
@@ -238,6 +241,9 @@ class Loop:
         if wanted and not self.enforcer.blocking:
             why = self.warnings.get(Cause.FIREWALL_FAILED, "the kernel has not confirmed the rules")
             self.alarms["blocking"] = f"Traffic is NOT blocked, though it should be: {why}."
+        if self.decision.target is Target.UNPROTECTED:
+            self.warnings.pop("obstacle", None)
+            self._checks.cancel("obstacle")  # it waits for an attempt that will not come
         if self.state.phase is not Phase.CONNECTED:
             self._checks.cancel("leak")
         elif before.phase is not Phase.CONNECTED:
@@ -457,6 +463,11 @@ class Loop:
             except HostError as err:
                 log.error("the machine could not be left open", error=str(err))
         self.store.close()
+
+
+def _tamper_hint(touch: Touch | None) -> Inboxed:
+    """A watch that has ended saw nothing: then it is a hint to look."""
+    return TamperHint(touch.what, touch.foreign) if touch else TamperHint("unseen")
 
 
 def _sleep_hint(said: Sleeping | None) -> Inboxed:

@@ -14,6 +14,8 @@ from enum import IntFlag
 from pathlib import Path
 from typing import Protocol
 
+from daemon.linux import ports
+
 LIBRARY = "libnftables.so.1"
 PROGRAM = Path("/usr/sbin/nft")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -27,6 +29,7 @@ class Output(IntFlag):
     NUMERIC = 1 << 7 | 1 << 8 | 1 << 9  # protocols, priorities and symbols
 
 
+NETLINK_NETFILTER = 12  # <linux/netlink.h>
 DEBUG_NETLINK = 1 << 3  # NFT_DEBUG_NETLINK
 
 
@@ -98,6 +101,7 @@ class NftProgram:
             )  # fmt: skip
         except OSError as err:
             raise NftError(f"{PROGRAM}: {err.strerror}") from err
+        ports.remember(NETLINK_NETFILTER, process.pid)  # the kernel gives a process its own number for its first port
         try:
             async with asyncio.timeout(LIMIT):
                 output, errors = await process.communicate(commands.encode())

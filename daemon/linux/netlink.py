@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from enum import IntFlag
 from types import ModuleType
 
+from daemon.linux import ports
+
 
 def _stub_package() -> None:
     """Put an empty `pyroute2` into sys.modules whose submodules can still be imported.
@@ -91,7 +93,10 @@ def requests() -> AsyncIPRoute:
 
     `strict_check`: the kernel applies the filters of a dump instead of ignoring those it does not know.
     """
-    return AsyncIPRoute(ext_ack=True, strict_check=True)
+    ip = AsyncIPRoute(ext_ack=True, strict_check=True)
+    ip.socket.bind((0, 0))  # the kernel would do so at the first request; this way the port can be asked for
+    ports.remember(socket.NETLINK_ROUTE, ip.socket.getsockname()[0])
+    return ip
 
 
 async def events(groups: Group) -> AsyncIPRoute:

@@ -13,6 +13,8 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 
+from daemon.linux import ports
+
 # <linux/netlink.h>
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -38,6 +40,7 @@ def open_socket(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             sock.setsockopt(SOL_NETLINK, option, 1)
         sock.bind((0, 0))
+        ports.remember(socket.NETLINK_ROUTE, sock.getsockname()[0])
     except BaseException:
         sock.close()
         raise

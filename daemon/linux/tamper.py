@@ -2,7 +2,7 @@
 
 A hint says that something of ours may have changed, our own changes included; whoever hears it compares the kernel with
 the policy. Where the kernel tells which process committed a transaction, the hint says it: NFTA_GEN_PROC_PID is the
-process id of the initial PID namespace.
+process id of the initial PID namespace. Which changes are certainly somebody else's, `ports.py` knows.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
+from daemon.host import Touch
+from daemon.linux import ports
 from policies.firewall import MARK
 
 TABLE, FAMILY_INET = b"tunwarden", 1  # NFPROTO_INET
@@ -27,22 +29,25 @@ RTA_TABLE = 15  # FRA_TABLE has the same number
 RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE = 7, 8, 11, 19
 SO_RCVBUFFORCE, EVENT_QUEUE = 33, 1 << 20  # bytes
 NLA_TYPE = 0x3FFF  # without the flags for nesting and byte order
+UNNAMED = "a process the kernel does not name"
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr
 _NFGEN = 4  # bytes of nfgenmsg
 _RTMSG = 12  # bytes of rtmsg and of fib_rule_hdr
-LOST = "more changes than could be counted"
+
+Foreign = Callable[[int, int], bool]  # netlink protocol, port
+LOST = Touch("more changes than could be counted", False)
 
 
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(type, payload) of each netlink message; a message that is cut short ends it."""
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(type, port that asked, payload) of each netlink message; a message that is cut short ends it."""
     at = 0
     while at + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
+        length, kind, _, _, port = _HEADER.unpack_from(data, at)
         if length < _HEADER.size or at + length > len(data):
             return
-        yield kind, data[at + _HEADER.size : at + length]
+        yield kind, port, data[at + _HEADER.size : at + length]
         at += (length + 3) & ~3
 
 
@@ -62,12 +67,12 @@ def attributes(data: bytes) -> dict[int, bytes]:
 class FirewallEvents:
     """Puts the messages of transactions together: which of them touched our table, and whose they were."""
 
-    def __init__(self) -> None:
-        self._touched = False
+    def __init__(self, foreign: Foreign = ports.foreign) -> None:
+        self._touched, self._foreign = False, foreign
 
-    def take(self, data: bytes) -> Iterator[str]:
-        """A sentence for each transaction that touched our table."""
-        for kind, payload in messages(data):
+    def take(self, data: bytes) -> Iterator[Touch]:
+        """One for each transaction that touched our table."""
+        for kind, port, payload in messages(data):
             if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < _NFGEN:
                 continue
             about = attributes(payload[_NFGEN:])
@@ -76,25 +81,29 @@ class FirewallEvents:
                 self._touched |= ours and payload[0] == FAMILY_INET
             elif self._touched:
                 self._touched = False
-                yield f"the firewall table was changed by {_process(about)}"
+                foreign = self._foreign(NETLINK_NETFILTER, port)
+                # Where this was us and something is amiss all the same, its own notice is yet to come.
+                by = _process(about) if foreign else UNNAMED
+                yield Touch(f"the firewall table was changed by {by}", foreign)
 
 
-def routing_events(data: bytes) -> Iterator[str]:
-    """A sentence for each change of a rule or a route of our table."""
-    for kind, payload in messages(data):
+def routing_events(data: bytes, foreign: Foreign = ports.foreign) -> Iterator[Touch]:
+    """One for each change of a rule or a route of our table."""
+    for kind, port, payload in messages(data):
         if kind not in (RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE) or len(payload) < _RTMSG:
             continue
         table = attributes(payload[_RTMSG:]).get(RTA_TABLE, b"")
         if len(table) == 4 and int.from_bytes(table, "little" if _little() else "big") == MARK:
             what = "rule" if kind in (RTM_NEWRULE, RTM_DELRULE) else "route"
-            yield f"a routing {what} was {'removed' if kind in (RTM_DELROUTE, RTM_DELRULE) else 'added'}"
+            done = "removed" if kind in (RTM_DELROUTE, RTM_DELRULE) else "added"
+            yield Touch(f"a routing {what} was {done}", foreign(socket.NETLINK_ROUTE, port))
 
 
 def _process(about: dict[int, bytes]) -> str:
     name = about.get(NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")
     pid = about.get(NFTA_GEN_PROC_PID, b"")
     if not name or len(pid) != 4:
-        return "a process the kernel does not name"
+        return UNNAMED
     safe = "".join(char if char.isprintable() else "?" for char in name)
     return f"{safe} (process {int.from_bytes(pid, 'big')})"
 
@@ -106,28 +115,28 @@ def _little() -> bool:
 class LinuxTamper:
     """Implements `daemon.host.Tamper`."""
 
-    async def watch(self) -> AsyncIterator[str]:
-        """A sentence for each change of our rules, ours included. Never ends; no periodic wakeups.
+    async def watch(self) -> AsyncIterator[Touch]:
+        """One for each change of our rules, ours included. Never ends; no periodic wakeups.
 
         An overrun is a hint too: whatever was lost may have been about us.
         """
-        told: asyncio.Queue[str] = asyncio.Queue()
+        told: asyncio.Queue[Touch] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         firewall = FirewallEvents()
-        nft = _subscribed(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,))
-        routes = _subscribed(
+        nft = subscribed(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,))
+        routes = subscribed(
             socket.NETLINK_ROUTE, (RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE)
         )
 
         def nft_ready() -> None:
-            for data in _received(nft):
-                for text in firewall.take(data) if data else (LOST,):
-                    told.put_nowait(text)
+            for data in received(nft):
+                for touch in firewall.take(data) if data else (LOST,):
+                    told.put_nowait(touch)
 
         def routes_ready() -> None:
-            for data in _received(routes):
-                for text in routing_events(data) if data else (LOST,):
-                    told.put_nowait(text)
+            for data in received(routes):
+                for touch in routing_events(data) if data else (LOST,):
+                    told.put_nowait(touch)
 
         with nft, routes:
             loop.add_reader(nft, nft_ready)
@@ -140,7 +149,7 @@ class LinuxTamper:
                 loop.remove_reader(routes)
 
 
-def _subscribed(protocol: int, groups: tuple[int, ...]) -> socket.socket:
+def subscribed(protocol: int, groups: tuple[int, ...]) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     try:
         sock.setblocking(False)
@@ -154,7 +163,7 @@ def _subscribed(protocol: int, groups: tuple[int, ...]) -> socket.socket:
     return sock
 
 
-def _received(sock: socket.socket) -> Iterator[bytes]:
+def received(sock: socket.socket) -> Iterator[bytes]:
     """What waits, at most 1,000 datagrams at a time; b"" for an overrun (ENOBUFS), which ends nothing."""
     for _ in range(1000):
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from daemon.host import Counters, Host, HostError, Sleeping, TunnelError
+from daemon.host import Counters, Host, HostError, Sleeping, Touch, TunnelError
 from policies.facts import Endpoint, Link, LinkKind, Security, Tunnel, WifiNetwork
 from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
 from policies.profiles import WireGuardProfile
@@ -39,6 +39,7 @@ class FakeHost:
     boot: FirewallPolicy | None = None  # what would block from the next boot on
     leaked: tuple[str, ...] = ()  # what the leak check finds
     obstacles: tuple[str, ...] = ()
+    touch: Touch = Touch("the firewall table was changed by nft (process 4711)", foreign=True)
 
     def __post_init__(self) -> None:
         self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper")}
@@ -122,11 +123,11 @@ class _Tamper:
     def __init__(self, fake: FakeHost) -> None:
         self.fake = fake
 
-    async def watch(self) -> AsyncIterator[str]:
+    async def watch(self) -> AsyncIterator[Touch]:
         while True:
             await self.fake.changed["tamper"].wait()
             self.fake.changed["tamper"].clear()
-            yield "the firewall table was changed by nft (process 4711)"
+            yield self.fake.touch
 
 
 class _Lockdown:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon import loop as loop_module
-from daemon.host import HostError
-from daemon.inbox import Inboxed, LinksHint, WifiHint, coalesced
+from daemon.host import HostError, Touch
+from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
 from daemon.loop import Loop
 from daemon.store import Store, StoreError
 from policies.decide import Intent
@@ -316,6 +316,26 @@ def test_what_others_undid_is_put_back_by_any_event(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
+@pytest.mark.parametrize("undone", [True, False], ids=["undone", "repaired before we heard"])
+@pytest.mark.parametrize("foreign", [True, False], ids=["foreign", "perhaps ours"])
+def test_tampering_is_told(tmp_path: Path, foreign: bool, undone: bool) -> None:
+    """K4: what somebody else certainly did is told also where our own next policy was faster than the news of it."""
+
+    async def check(here: Running) -> None:
+        await here.at_the_cafe()
+        await here.until(Phase.CONNECTED)
+        sound = dict(here.fake.kernel)
+        if undone:
+            here.fake.kernel["firewall"] = None
+        here.fake.touch = Touch("a routing rule was removed", foreign)
+        await here.hint("tamper")
+        assert here.fake.kernel == sound
+        told = "Somebody else changed our rules: a routing rule was removed. They were put back."
+        assert here.loop.warnings.get("tamper") == (told if undone or foreign else None)
+
+    run(tmp_path, check)
+
+
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 
@@ -463,3 +483,10 @@ def test_a_damaged_profile_keeps_a_machine_set_up(tmp_path: Path, damaged: bool)
 def test_the_host_error_says_what_and_why() -> None:
     assert str(HostError("apply the routes", "no memory")) == "apply the routes: no memory"
     assert Settings().wifi.identify_timeout > 0
+
+
+def test_a_hint_about_others_is_not_lost_behind_one_about_ourselves() -> None:
+    ours, theirs = TamperHint("by us"), TamperHint("by others", foreign=True)
+    assert coalesced([ours, LinksHint(), theirs, ours]) == [theirs, LinksHint()]
+    assert coalesced([theirs, ours]) == [theirs]
+    assert coalesced([ours, ours]) == [ours]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lab.addresses import ECHO_PORT
+from lab.flood import flood
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 
@@ -56,48 +52,19 @@ def ruleset(lab: Laboratory) -> str:
     return shown
 
 
-@contextlib.contextmanager
-def flood(lab: Laboratory) -> Iterator[list[int]]:
-    """Some 2,000 datagrams a second, IPv4 and IPv6 by turns, from sockets that are bound to no link."""
-    tried = [0]
-    stop = threading.Event()
-    senders = [
-        (lab.laptop.socket(family, socket.SOCK_DGRAM), (str(target), ECHO_PORT))
-        for family, target in ((socket.AF_INET, lab.plan.internet4), (socket.AF_INET6, lab.plan.internet6))
-    ]
-
-    def run() -> None:
-        while not stop.is_set():
-            for sender, target in senders:
-                with contextlib.suppress(OSError):
-                    sender.sendto(b"flood", target)
-                tried[0] += 1
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield tried
-    finally:
-        stop.set()
-        thread.join()
-        for sender, _ in senders:
-            sender.close()
-
-
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 def test_one_layer_is_taken_away(blocked: Subject, attack: tuple[str, ...]) -> None:
     """The other layer holds every packet until the first is back (K3)."""
     lab = blocked.lab
     blocked.wait("blocked")
-    with lab.meter() as meter, flood(lab) as tried:
+    with lab.meter() as meter, flood(lab) as count:
         lab.laptop.run(*attack)
         status = blocked.wait(lambda status: any("Somebody else" in text for text in status.warnings), 10)
         time.sleep(0.1)
         assert status.blocking
         assert meter.leaks() == []
         meter.positive_control()
-    assert tried[0] > 100
+    assert count.tried > 100
     (told,) = (text for text in status.warnings if "Somebody else" in text)
     assert ("nft (process" in told) == (attack[0] == "nft"), told
     ours = ruleset(lab)
@@ -128,6 +95,19 @@ def test_both_layers_are_taken_away_again_and_again(blocked: Subject, sealed: An
     blocked.wait(lambda status: status.blocking)
     with sealed():
         time.sleep(0.5)
+
+
+def test_tampering_amid_our_own_transitions(subject: Subject) -> None:
+    """Our own next policy may repair a rule before we have heard that it is gone: it is told all the same."""
+    lab = subject.lab
+    lab.join("cafe")
+    for number in range(1, 16):
+        subject.wait("connected", 25)
+        told = f"(so far {number} times)" if number > 1 else "a routing rule was removed"
+        subject.cli("reconnect")
+        time.sleep(0.003 * (number % 5))
+        lab.laptop.run("ip", "rule", "del", "table", TABLE, check=False)
+        subject.wait(lambda status, told=told: any(told in text for text in status.warnings), 25)  # type: ignore[misc]
 
 
 def test_our_own_changes_are_nobodys_tampering(subject: Subject) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.linux.tamper import FirewallEvents, attributes, messages, routing_events
+from daemon.linux.tamper import FirewallEvents, Touch, attributes, messages, routing_events
 from lab.hosts import Host
 from policies.firewall import MARK
 
-TOP = Path(__file__).parents[3]
+OUR_PORT, THEIR_PORT = 7, 8
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -22,13 +23,19 @@ def attribute(kind: int, value: bytes) -> bytes:
     return raw + b"\0" * (-len(raw) % 4)
 
 
-def message(kind: int, payload: bytes) -> bytes:
-    raw = struct.pack("=IHHII", 16 + len(payload), kind, 0, 0, 0) + payload
+def message(kind: int, payload: bytes, port: int = THEIR_PORT) -> bytes:
+    raw = struct.pack("=IHHII", 16 + len(payload), kind, 0, 0, port) + payload
     return raw + b"\0" * (-len(raw) % 4)
 
 
-def nft(kind: int, family: int, *attrs: bytes) -> bytes:
-    return message(10 << 8 | kind, struct.pack(">BBH", family, 0, 0) + b"".join(attrs))
+def nft(kind: int, family: int, *attrs: bytes, port: int = THEIR_PORT) -> bytes:
+    return message(10 << 8 | kind, struct.pack(">BBH", family, 0, 0) + b"".join(attrs), port)
+
+
+def foreign(protocol: int, port: int) -> bool:
+    """As `ports.foreign` would tell if OUR_PORT were ours."""
+    assert protocol in (0, 12)
+    return port not in (0, OUR_PORT)
 
 
 DELTABLE, NEWRULE, NEWGEN = 2, 6, 15
@@ -52,18 +59,28 @@ BY_NFT = (attribute(2, struct.pack(">I", 4711)), attribute(3, b"nft\0"))
     ],
 )
 def test_transactions(data: bytes, told: list[str]) -> None:
-    assert list(FirewallEvents().take(data)) == told
+    assert list(FirewallEvents(foreign).take(data)) == [Touch(what, True) for what in told]
 
 
 def test_a_transaction_may_come_in_pieces() -> None:
-    events = FirewallEvents()
+    events = FirewallEvents(foreign)
     assert list(events.take(nft(DELTABLE, 1, OURS))) == []
     assert len(list(events.take(nft(NEWGEN, 0, *BY_NFT)))) == 1
     assert list(events.take(nft(NEWGEN, 0, *BY_NFT))) == []
 
 
-def route(kind: int, table: int) -> bytes:
-    return message(kind, b"\0" * 12 + attribute(15, struct.pack("=I", table)))
+@pytest.mark.parametrize("port, certain", [(THEIR_PORT, True), (OUR_PORT, False), (0, False)])
+def test_whose_change_it_was(port: int, certain: bool) -> None:
+    """Port 0: the kernel itself, such as the routes of a link that has gone."""
+    transaction = nft(DELTABLE, 1, OURS, port=port) + nft(NEWGEN, 0, *BY_NFT, port=port)
+    (touch,) = FirewallEvents(foreign).take(transaction)
+    assert touch.foreign is certain
+    assert ("nft (process 4711)" in touch.what) is certain, "we do not accuse ourselves by name"
+    assert [touch.foreign for touch in routing_events(route(25, MARK, port), foreign)] == [certain]
+
+
+def route(kind: int, table: int, port: int = THEIR_PORT) -> bytes:
+    return message(kind, b"\0" * 12 + attribute(15, struct.pack("=I", table)), port)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +93,7 @@ def route(kind: int, table: int) -> bytes:
     ],
 )
 def test_routing(data: bytes, told: list[str]) -> None:
-    assert list(routing_events(data)) == told
+    assert list(routing_events(data, foreign)) == [Touch(what, True) for what in told]
 
 
 @given(st.binary(max_size=200))
@@ -130,3 +147,52 @@ def test_the_kernel_tells(command: tuple[str, ...], told: str) -> None:
         host.run(*command)
         seen = watcher.wait_output(told)
         assert len(seen.splitlines()) <= 3, seen
+
+
+OURSELVES = """
+import asyncio, socket
+from daemon.linux import tamper
+from daemon.linux.libnftables import LibNft, NftProgram
+from daemon.linux.netlink import requests
+from policies.firewall import MARK
+
+async def main():
+    nft = tamper.subscribed(tamper.NETLINK_NETFILTER, (tamper.NFNLGRP_NFTABLES,))
+    routes = tamper.subscribed(socket.NETLINK_ROUTE, (tamper.RTNLGRP_IPV4_RULE, tamper.RTNLGRP_IPV4_ROUTE))
+    first, second = LibNft(), LibNft()
+    await first.run("add table inet tunwarden; add chain inet tunwarden one")
+    await second.run("add chain inet tunwarden two")
+    await NftProgram().run("add chain inet tunwarden three")
+    async with requests() as ip, requests() as other:
+        for each in (ip, other):
+            await each.rule("add", family=socket.AF_INET, table=MARK, priority=100)
+            await each.rule("del", family=socket.AF_INET, table=MARK, priority=100)
+    events = tamper.FirewallEvents()
+    seen = [touch for data in tamper.received(nft) for touch in events.take(data)]
+    seen += [touch for data in tamper.received(routes) for touch in tamper.routing_events(data)]
+    print(len(seen), [touch for touch in seen if touch.foreign], flush=True)
+    await asyncio.sleep(0)
+    print("now others", flush=True)
+    input()
+    seen = [touch for data in tamper.received(nft) for touch in events.take(data)]
+    seen += [touch for data in tamper.received(routes) for touch in tamper.routing_events(data)]
+    print("others:", [(touch.what.rpartition(" (")[0] or touch.what, touch.foreign) for touch in seen], flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.netns
+def test_what_we_do_ourselves_is_not_foreign() -> None:
+    """By either way to nftables, and over two sockets for routing at once. The control: what others do is."""
+    with Host("ourselves") as host:
+        host.run("ip", "link", "set", "lo", "up")
+        program = host.start(sys.executable, "-I", "-c", OURSELVES, stdin=subprocess.PIPE)
+        seen = program.wait_output("now others", 25)
+        assert seen.splitlines()[0] == "7 []", seen
+        host.run("nft", "delete", "table", "inet", "tunwarden")
+        host.run("ip", "rule", "add", "priority", "100", "table", str(MARK))
+        os.write(program.stdin, b"\n")
+        told = program.wait_output("others:", 25)
+        assert "('the firewall table was changed by nft', True)" in told
+        assert "('a routing rule was added', True)" in told
