@@ -17,7 +17,7 @@ from daemon.host import Host, HostError, Sleeping, Touch
 from daemon.inbox import Checked, Command, Inboxed, LinksHint, Overdue, SleepHint, TamperHint, WifiHint, coalesced
 from daemon.machine import START, step
 from daemon.store import Store, StoreError
-from policies.decide import Decision, Intent, Manual, decide, intent_after
+from policies.decide import ANYWHERE, Decision, Intent, Manual, decide, intent_after
 from policies.facts import Facts, Link, LinkKind
 from policies.firewall import at_boot, firewall
 from policies.profiles import WireGuardProfile
@@ -201,9 +201,9 @@ class Loop:
 
     def _stay_open(self, when: str) -> None:
         """An administrator opened the machine with panic-reset while nobody was there to be told (K6)."""
-        decision = decide(self.facts, self._settings_in_force(), self.intent)
         self.decide_anew()
-        manual = Manual(Target.UNPROTECTED, decision.network)
+        # Not only on this network: at a boot, none is there yet, and the next one would close the machine again.
+        manual = Manual(Target.UNPROTECTED, ANYWHERE)
         self.keep(replace(self.intent, target=Target.UNPROTECTED, manual=manual, lockdown=False))
         self.warn("panic", f"This machine was opened by hand with panic-reset at {when}. Connect when you are ready.")
         log.warning("opened by hand", when=when)
@@ -237,6 +237,10 @@ class Loop:
     def _look_behind(self, before: State, event: Event) -> None:
         """Truth first: a block that is wanted and not confirmed is an alarm. Then what only a probe can tell."""
         self.alarms.pop("blocking", None)
+        if self.intent.manual is None or self.intent.manual.network != ANYWHERE:
+            self.warnings.pop("panic", None)
+        elif "panic" not in self.warnings:  # it was an earlier daemon that was told when
+            self.warn("panic", "This machine was opened by hand with panic-reset. Connect when you are ready.")
         wanted = self.state.phase is not Phase.IDLE and firewall(self.state, self.decision).closed
         if wanted and not self.enforcer.blocking:
             why = self.warnings.get(Cause.FIREWALL_FAILED, "the kernel has not confirmed the rules")
@@ -247,7 +251,6 @@ class Loop:
         if self.state.phase is not Phase.CONNECTED:
             self._checks.cancel("leak")
         elif before.phase is not Phase.CONNECTED:
-            self.warnings.pop("panic", None)
             self.warnings.pop("obstacle", None)
             self._checks.cancel("obstacle")
             self._checks.leaks([link.ifname for link in self.facts.uplinks])
@@ -256,11 +259,14 @@ class Loop:
 
     async def _keep_lockdown(self) -> None:
         """What blocks from the next boot on. Its failure changes nothing now, and is said."""
+        told = self.warnings.get("lockdown")
         try:
             await self.host.lockdown.keep(at_boot(self.decision))
             self.warnings.pop("lockdown", None)
         except HostError as err:
             self.warn("lockdown", f"The next boot may not be blocked from its beginning: {err}")
+        if self.warnings.get("lockdown") != told:
+            self._on_change()
 
     def keep(self, intent: Intent) -> None:
         """A choice is on the disk before it is acted on. A disk that refuses is told to people; memory still counts."""

@@ -17,13 +17,15 @@ from policies.facts import Facts, Link, LinkKind, ProfileFacts
 from policies.settings import Settings, WifiAction
 from policies.states import Cause, Target
 
+ANYWHERE = "/"  # as the network of a choice: on every network, until the next choice. No link has that name
+
 
 @dataclass(frozen=True, slots=True)
 class Manual:
     """A user's own choice. It holds until the network changes."""
 
     choice: Target
-    network: str  # `Decision.network` when it was made
+    network: str  # `Decision.network` when it was made, or ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,9 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
     network = _network(judgements, facts)
     held = frozenset(each.ifname for each in judgements if each.action is None)
     manual = intent.manual
-    if manual and network and not held and manual.network != network:
+    if manual and network and not held and manual.network not in (network, ANYWHERE):
         manual = None  # another network. While there is none, or it is not identified, it may be the same one again
-    chosen = manual is not None and manual.network == network
+    chosen = manual is not None and manual.network in (network, ANYWHERE)
     profile, named = _profile(judgements, facts, settings, intent)
     set_up = bool(facts.profiles) or facts.profiles_damaged or named
     closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None

@@ -57,14 +57,16 @@ Endpoint = {endpoint}
 AllowedIPs = 0.0.0.0/0, ::/0
 """
 # Sends a datagram every 5 ms. A firewall that refuses it is what we hope for.
-TALKER = """
-import socket, time
+TALKS = "/run/talks"  # there from its first attempt on
+TALKER = f"""
+import pathlib, socket, time
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     while True:
         try:
             sock.sendto(b"in the clear", ("198.51.100.1", 9))
         except OSError:
             pass
+        pathlib.Path("{TALKS}").touch()
         time.sleep(0.005)
 """
 # A unit as cloud-init has one: needs the network, and sysinit.target waits for it. It tells what it found.
@@ -105,10 +107,12 @@ class Machine:
         self.settings = self.box.read("/etc/tunwarden/tunwarden.toml")
         return self.installed_output
 
-    def reboot(self) -> None:
+    def reboot(self, network: bool = True) -> None:
+        """`network` False: a unit of this machine makes it."""
         self.run("systemctl", "--quiet", "enable", "early.service")
         self.box.reboot()
-        self.run("sh", "-ec", NETWORK)
+        if network:
+            self.run("sh", "-ec", NETWORK)
 
     def start_over(self) -> None:
         """What an earlier test left goes; the daemon starts as on the day of the installation."""
@@ -138,7 +142,7 @@ class Machine:
         answer: dict[str, object] = json.loads(self.run("tunwarden", "--json", "status").stdout)
         return answer
 
-    def wait(self, what: str, condition: Callable[[], object], seconds: float = 10.0) -> float:
+    def wait(self, what: str, condition: Callable[[], object], seconds: float = 25.0) -> float:
         """The seconds until `condition` held. Raises LabError with the journal."""
         begun = time.monotonic()
         while True:
@@ -191,7 +195,13 @@ class Machine:
 
     def talk(self) -> None:
         """Somebody on this machine sends without end."""
+        self.run("rm", "-f", TALKS)
         self.run("systemd-run", "--quiet", "--collect", "--unit=talker", "/usr/bin/python3", "-I", "-c", TALKER)
+        self.wait_talking()
+
+    def wait_talking(self) -> None:
+        """Whoever sends without end has begun."""
+        self.wait("somebody sends", self.box.path(TALKS).exists)
 
     def open(self) -> bool:
         """Whether what the talker sends arrives."""

@@ -14,7 +14,7 @@ from tests.boot.machine import UNIT, Machine
 
 pytestmark = pytest.mark.boot
 
-CAP_CHOWN, CAP_NET_ADMIN = 0, 12  # <linux/capability.h>
+CAP_CHOWN, CAP_NET_ADMIN, CAP_NET_RAW = 0, 12, 13  # <linux/capability.h>
 
 
 def at(machine: Machine, unit: str) -> int:
@@ -88,7 +88,8 @@ def test_a_resolv_conf_that_is_a_link_elsewhere(fresh: Machine) -> None:
 
 def test_what_it_does_not_need_it_may_not(fresh: Machine) -> None:
     status = dict(line.split(":\t", 1) for line in fresh.box.read(f"/proc/{fresh.main_pid}/status").splitlines())
-    assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 1 << CAP_CHOWN | 1 << CAP_NET_ADMIN
+    needed = 1 << CAP_CHOWN | 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == needed
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
     inside = ("nsenter", "--target", str(fresh.main_pid), "--mount", "--")
@@ -139,7 +140,7 @@ def test_networkmanager_is_heard_over_the_real_bus(fresh: Machine) -> None:
 def test_unprotected_the_talker_is_heard(fresh: Machine) -> None:
     """The positive control of everything below."""
     fresh.talk()
-    assert fresh.open()
+    fresh.wait("open", fresh.open)
     fresh.protect()
     assert not fresh.open()
 
@@ -151,7 +152,7 @@ def test_kill_9_while_protected(fresh: Machine) -> None:
         for number in (1, 2):
             fresh.run("kill", "-KILL", str(fresh.main_pid))
             begun = time.monotonic()
-            fresh.wait("restarted", lambda number=number: fresh.restarts == restarts + number, 2)  # type: ignore[misc]
+            fresh.wait("restarted", lambda number=number: fresh.restarts == restarts + number)  # type: ignore[misc]
             fresh.wait("ready", lambda: fresh.active() == "active" and fresh.status())
             print(f"ready {time.monotonic() - begun:.2f} s after SIGKILL")
         fresh.wait_state("connecting", "blocked", "reconnecting")
@@ -228,7 +229,7 @@ def test_stop_while_unprotected(fresh: Machine) -> None:
     fresh.run("systemctl", "stop", UNIT)
     assert fresh.table() == ""
     assert "74756e77" not in fresh.rules()
-    assert fresh.open()
+    fresh.wait("open", fresh.open)
 
 
 def test_protected_over_a_reboot(machine: Machine) -> None:
@@ -263,4 +264,4 @@ def test_an_error_in_the_settings(fresh: Machine) -> None:
     fresh.box.write("/etc/tunwarden/tunwarden.toml", fresh.settings)
     fresh.run("systemctl", "reload", UNIT)
     fresh.wait_state("idle")
-    assert fresh.open()
+    fresh.wait("open", fresh.open)

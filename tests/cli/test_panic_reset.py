@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.panic_resolver import restore
-from tests.cli.running import daemon, tunwarden
+from tests.cli.running import tunwarden
 from tests.ipc.places import ROOT, STRANGER
 
 PYTHON = (
@@ -18,9 +18,11 @@ PYTHON = (
 )
 CLOSED = """
 set -e
+mount -t tmpfs none /run
 mount -t tmpfs none /var/lib
 mkdir /var/lib/tunwarden
 printf '%s' "$SAVED" > /var/lib/tunwarden/resolv.conf.saved
+echo nonsense > /var/lib/tunwarden/lockdown.nft
 printf '# tunwarden\\nnameserver 10.2.0.1\\n' > /var/lib/ours
 mount --bind /var/lib/ours /etc/resolv.conf
 nft add table inet tunwarden
@@ -34,7 +36,10 @@ for v in 4 6; do
 done
 set +e
 """
-SHOW = "nft list tables; ip -4 rule; ip -6 rule; ip -4 route show table all type unreachable; cat /etc/resolv.conf\n"
+SHOW = (
+    "nft list tables; ip -4 rule; ip -6 rule; ip -4 route show table all type unreachable; cat /etc/resolv.conf; "
+    "ls /var/lib/tunwarden\n"
+)
 SAVED = json.dumps(
     {"kind": "file", "content": base64.b64encode(b"nameserver 192.0.2.53\n").decode(), "mode": 0o644, "owner": [0, 0]}
 )
@@ -52,7 +57,10 @@ def in_namespace(script: str) -> subprocess.CompletedProcess[str]:
 def test_it_reopens_the_machine_and_leaves_others_things() -> None:
     done = in_namespace(f"{CLOSED}{PYTHON} panic-reset --yes; echo code $?; {SHOW}")
     said, _, left = done.stdout.partition("code 0\n")
-    assert said.splitlines()[:4] == [
+    assert said.splitlines()[:7] == [
+        "Daemon: does not run.",
+        "Next start of the daemon: it stays open, unless the settings file says otherwise or has errors.",
+        "Next boot: the rules that block from its beginning were removed.",
         "Firewall table inet tunwarden: removed.",
         "IPv4 routing rules: 2 removed.",
         "IPv6 routing rules: 2 removed.",
@@ -62,6 +70,7 @@ def test_it_reopens_the_machine_and_leaves_others_things() -> None:
     assert "table inet foreign" in left
     assert left.count("lookup 42") == 2
     assert "nameserver 192.0.2.53" in left
+    assert left.splitlines()[-1] == "panic-reset"
     for ours in ("tunwarden", "1953853047", "0x74756e77", "unreachable"):
         assert ours not in left
     assert done.stderr == ""
@@ -73,18 +82,11 @@ def test_twice_is_harmless() -> None:
     report, code = done.stdout.splitlines()
     assert code == "0", done
     steps = json.loads(report)
-    assert steps["open"] is True
-    assert steps["steps"][0] == "Firewall table inet tunwarden: was not there."
-
-
-@pytest.mark.netns
-def test_the_manual_twin_does_the_same() -> None:
-    from cli.panic_reset import TWIN
-
-    commands = "\n".join(f"{line} 2>/dev/null; {line} 2>/dev/null" for line in TWIN.splitlines()[1:])
-    done = in_namespace(f"{CLOSED}{commands}\n{SHOW}")
-    for ours in ("tunwarden\n", "1953853047", "0x74756e77", "unreachable"):
-        assert ours not in done.stdout.replace("# tunwarden\n", "")
+    assert (steps["open"], steps["stays_open"], steps["daemon_running"]) == (True, True, False)
+    assert steps["steps"][2:4] == [
+        "Next boot: there were no rules that block from its beginning.",
+        "Firewall table inet tunwarden: was not there.",
+    ]
 
 
 @pytest.mark.netns
@@ -104,12 +106,69 @@ def test_it_asks_first() -> None:
     assert "removed." in done.stdout
 
 
+RUNNING = """
+mkdir /run/tunwarden
+echo 4711 >/run/tunwarden/daemon.pid
+flock /run/tunwarden/daemon.pid sleep 60 & daemon=$!
+while flock --nonblock /run/tunwarden/daemon.pid true; do sleep 0.01; done
+"""
+# What systemctl would do: it is asked in just these words, in an environment of ours, and the daemon ends.
+SYSTEMD = """
+mkdir -p /run/systemd/system
+cat >/run/systemctl <<'END'
+#!/bin/sh
+echo "$@" >/run/asked
+env >>/run/asked
+pkill --parent "$(cat /run/daemon)" sleep
+END
+chmod 755 /run/systemctl
+mount --bind /run/systemctl /usr/bin/systemctl
+echo $daemon >/run/daemon
+"""
+
+
 @pytest.mark.netns
-def test_a_running_daemon_is_told_of() -> None:
-    with daemon() as folder:
-        done = in_namespace(f"{CLOSED}{PYTHON} --run-folder {folder} panic-reset --yes; echo code $?")
-    assert "systemctl stop tunwarden" in done.stderr
+def test_a_daemon_that_runs_without_systemd_is_told_of() -> None:
+    """It may hang: its lock says that it lives, not its socket."""
+    done = in_namespace(f"{CLOSED}{RUNNING}{PYTHON} panic-reset --yes; echo code $?; pkill --parent $daemon")
+    assert "FAILED: Daemon: process 4711 still runs" in done.stdout, done
+    assert "systemctl stop tunwarden; tunwarden panic-reset" in done.stdout
+    assert "Firewall table inet tunwarden: removed." in done.stdout
     assert done.stdout.endswith("code 1\n")
+
+
+@pytest.mark.netns
+def test_systemd_is_asked_to_stop_it() -> None:
+    done = in_namespace(f"{CLOSED}{RUNNING}{SYSTEMD}EVIL=1 {PYTHON} panic-reset --yes; echo code $?; cat /run/asked")
+    said, _, asked = done.stdout.partition("code 0\n")
+    assert said.splitlines()[0] == "Daemon: stopped.", done
+    assert asked.splitlines()[0] == "stop tunwarden.service"
+    assert {line.split("=")[0] for line in asked.splitlines()[1:]} <= {"LC_ALL", "PATH", "PWD", "_", "SHLVL", "OLDPWD"}
+    assert "hangs" in done.stderr
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("missing", ["/var/lib/tunwarden", "/var/lib/tunwarden/* /run/tunwarden"])
+def test_with_half_of_it_gone(missing: str) -> None:
+    show = "ls -ld /var/lib/tunwarden; ls /var/lib/tunwarden"
+    done = in_namespace(f"{CLOSED}rm -rf {missing}; {PYTHON} panic-reset --yes; echo code $?; {show}")
+    assert "code 0\ndrwx" in done.stdout, done
+    assert done.stdout.endswith("\npanic-reset\n")
+
+
+@pytest.mark.netns
+def test_a_disk_that_refuses_keeps_nothing_closed() -> None:
+    read_only = "cd /var/lib/tunwarden; mount --bind . .; mount -o remount,bind,ro /var/lib/tunwarden"
+    done = in_namespace(f"{CLOSED}{read_only}; {PYTHON} panic-reset --yes --json; echo code $?; {SHOW}")
+    report, rest = done.stdout.split("\ncode 1\n")
+    steps = json.loads(report)
+    assert (steps["open"], steps["stays_open"], steps["daemon_running"]) == (True, False, False), done
+    assert "To prevent that: systemctl disable tunwarden" in steps["steps"][1]
+    assert "To prevent that: systemctl disable tunwarden-lockdown" in steps["steps"][2]
+    given_back = "Name resolution: /etc/resolv.conf given back; /var/lib/tunwarden/resolv.conf.saved stays"
+    assert steps["steps"][6] == f"{given_back} (Read-only file system)."
+    assert "table inet tunwarden" not in rest
+    assert "nameserver 192.0.2.53" in rest
 
 
 @pytest.mark.netns

@@ -21,6 +21,7 @@ WLAN = Link(2, "wlan0", LinkKind.WIFI, up=True, carrier=True, carrier_changes=1,
 CABLE = Link(3, "eth0", LinkKind.WIRED, up=True, carrier=True, carrier_changes=1, gateways=(GATEWAY,))
 CAFE = WifiNetwork(b"Cafe", b"\x02\0\0\0\0\x01", Security.OPEN)
 HOME = WifiNetwork(b"Home", b"\x02\0\0\0\0\x02", Security.WPA2)
+TAMPERED = Touch("the firewall table was changed by nft (process 4711)", foreign=True)
 
 
 @dataclass
@@ -39,7 +40,7 @@ class FakeHost:
     boot: FirewallPolicy | None = None  # what would block from the next boot on
     leaked: tuple[str, ...] = ()  # what the leak check finds
     obstacles: tuple[str, ...] = ()
-    touch: Touch = Touch("the firewall table was changed by nft (process 4711)", foreign=True)
+    touch: Touch = TAMPERED
 
     def __post_init__(self) -> None:
         self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper")}

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from daemon import checks, panic
+from daemon.service import DaemonService
+from ipc.access import Caller, Transport
 from policies.states import Phase, Target
 from tests.daemon.fake_host import CAFE, WLAN, FakeHost
 from tests.daemon.test_loop import SETTINGS, Running, impatient, running
@@ -214,7 +216,7 @@ def test_an_early_unit_that_cannot_be_kept_is_said_and_harms_nothing(tmp_path: P
 # --- opened by hand ---------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_that_was_opened_by_hand_stays_open_until_it_is_elsewhere(tmp_path: Path) -> None:
+def test_a_machine_that_was_opened_by_hand_stays_open_until_somebody_connects(tmp_path: Path) -> None:
     """K6: the administrator's word counts more than what was wanted before, here also a rule of the network."""
 
     def at_the_cafe() -> FakeHost:
@@ -232,11 +234,20 @@ def test_a_machine_that_was_opened_by_hand_stays_open_until_it_is_elsewhere(tmp_
             await here.at_home()
             here.fake.links, here.fake.wifi = (replace(WLAN, carrier_changes=11),), {"wlan0": CAFE}
             await here.hint("links", "wifi")
+            await here.turn()
+            assert here.loop.state.phase is Phase.IDLE
+
+    async def later() -> None:
+        async with running(tmp_path, fake=at_the_cafe()) as here:
+            assert here.loop.state.phase is Phase.IDLE
+            assert "opened by hand" in here.loop.warnings["panic"]
+            await DaemonService(here.loop, "1.2.3").connect(Caller(0, frozenset({0}), 1, Transport.SOCKET), None)
             await here.until(Phase.CONNECTED)
             assert "panic" not in here.loop.warnings
 
     asyncio.run(script())
     asyncio.run(opened())
+    asyncio.run(later())
 
 
 def test_the_marker_is_taken_once_and_never_believed_blindly(tmp_path: Path) -> None:
@@ -249,4 +260,7 @@ def test_the_marker_is_taken_once_and_never_believed_blindly(tmp_path: Path) -> 
     assert len(said) <= panic.LONGEST
     assert panic.taken(tmp_path) is None
     (tmp_path / panic.NAME).mkdir()
-    assert "unknown time" in (panic.taken(tmp_path) or "")
+    assert panic.taken(tmp_path) is None  # it could not be removed, and would open the machine at every start
+    (tmp_path / panic.NAME).rmdir()
+    (tmp_path / panic.NAME).touch()  # a power cut
+    assert panic.taken(tmp_path) == "an unknown time"
