@@ -1,189 +1,273 @@
-"""300 tunnel drops under continuous traffic (IPv4, IPv6, bound to the link): packets leaked, beside wg-quick.
+"""Packets leaked in drops of eight kinds, ours beside four others: one table in Markdown.
 
-A drop is the sudden loss of the tunnel link, after it has been up for a moment. It counts only if the daemon has said
-that the tunnel was down and then protected again through another link. Both subjects have the same traffic, the same
-meter and the same moment of being up; each meter has to see its positive control before and after.
+The others: `wg-quick`; wg-quick with the iptables kill switch of its manual page (and the same line for ip6tables, as
+it advises); OpenVPN's plain client (`redirect-gateway def1 ipv6`); and a kill switch made of routes on a dummy link,
+as Proton's, with a tun that nobody reads in place of the dummy. None of them watches its tunnel link, so whatever a
+drop destroyed is brought up again at once, faster than any person or script would. OpenVPN restarts by itself after
+three seconds of silence.
 
-wg-quick watches nothing, so it is brought down and up again at once, faster than any person or script would. It does
-not claim to stop everything while it is up, so only what leaves between a drop and its return is held against it.
-Usage: python -m bench.bench_drops [DROPS]
+Each drop has its own traffic of nine kinds, two of them bound to the link. A frame counts when it left in the clear
+between the drop and the first answer through the tunnel, which is a DNS answer of a resolver that exists only there.
+Cells: frames leaked / packets tried, then the median time to that answer: after the drop, and where the server was
+away, after its return. Every meter has to see its positive control before and after.
+Usage: python -m bench.bench_drops [DROPS [DROPS_OF_OTHERS]], multiples of eight; without, 80 and 16: some ten minutes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import select
+import shutil
 import socket
+import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.common import report, title
-from ipc.client import NotRunningError
-from ipc.interface import Status
+from bench.common import title
+from bench.peers import SUBJECTS, Tunwarden, Vpn, wait_until
 from lab.frames import LEAKS
 from lab.meter import Meter
-from lab.probes import exit_address
+from lab.probes import dns_query
 from lab.processes import LabError
-from lab.subject import Subject
 from lab.topology import Laboratory
-from policies.firewall import TUNNEL_IFNAME
 
 RATE = 50.0  # tries a second of each of nine kinds
-UP_S = 0.15  # before each drop
-BATCH = 10  # drops between two counts of the meter, so that its memory stays small
-PEER = "peer0"
+OUTAGE_S = 5.0  # of the server: long enough to be noticed (daemon/linux/wireguard_vigil.py)
+AWAY_S = 0.5  # without a network
+UP_S = 0.3  # before the next drop
+GIVE_UP_S = 60.0
+ASK_S = 0.02  # between two questions for the first answer
+
+
+# --- drops -----------------------------------------------------------------------------------------------------------
+
+# Each makes its drop and returns when it was, and when what had been taken away was there again.
+Moments = tuple[float, float]
+
+
+def _server_away(vpn: Vpn, away: Callable[[], None], back: Callable[[], None]) -> Moments:
+    begun = time.time()
+    away()
+    time.sleep(OUTAGE_S)
+    back()
+    return begun, time.time()
+
+
+def server_killed(vpn: Vpn) -> Moments:
+    return _server_away(vpn, vpn.kill_server, vpn.start_server)
+
+
+def server_firewalled(vpn: Vpn) -> Moments:
+    return _server_away(vpn, vpn.lab.block_server, vpn.lab.unblock_server)
+
+
+def link_deleted(vpn: Vpn) -> Moments:
+    begun, before = time.time(), _index(vpn)
+    vpn.lab.laptop.ip(f"link delete {vpn.ifname}")
+    vpn.revive()
+    wait_until(lambda: _index(vpn) not in (None, before), "the tunnel link is still the same: it was no drop")
+    return begun, begun
+
+
+def link_down(vpn: Vpn) -> Moments:
+    begun = time.time()
+    vpn.lab.laptop.ip(f"link set {vpn.ifname} down")
+    vpn.revive()
+    return begun, begun
+
+
+def vpn_killed(vpn: Vpn) -> Moments | None:
+    pids = vpn.processes()
+    if not pids:
+        return None  # the kernel's WireGuard
+    begun, before = time.time(), _index(vpn)
+    vpn.lab.laptop.run("kill", "-KILL", *pids)
+    vpn.revive()
+    wait_until(lambda: _index(vpn) not in (None, before), "the tunnel link is still the same: it was no drop")
+    return begun, begun
+
+
+def control_killed(vpn: Vpn) -> Moments | None:
+    process = vpn.control()
+    if process is None:
+        return None
+    begun = time.time()
+    process.kill()
+    vpn.revive()
+    return begun, begun
+
+
+def carrier_lost(vpn: Vpn) -> Moments:
+    assert vpn.lab.joined is not None
+    return _rejoin(vpn, vpn.lab.joined.name)
+
+
+def network_switched(vpn: Vpn) -> Moments:
+    assert vpn.lab.joined is not None
+    return _rejoin(vpn, "home" if vpn.lab.joined.name == "cafe" else "cafe")
+
+
+def _rejoin(vpn: Vpn, name: str) -> Moments:
+    begun = time.time()
+    vpn.lab.leave()
+    time.sleep(AWAY_S)
+    vpn.lab.join(name, wait_ipv6=False)  # the line for ip6tables also stops the search for a router
+    vpn.rejoined()
+    return begun, begun
+
+
+KINDS: dict[str, Callable[[Vpn], Moments | None]] = {
+    "server killed, 5 s": server_killed,
+    "server firewalled, 5 s": server_firewalled,
+    "tunnel link deleted": link_deleted,
+    "tunnel link down": link_down,
+    "VPN process killed": vpn_killed,
+    "control process killed": control_killed,
+    "carrier lost and back": carrier_lost,
+    "network switched": network_switched,
+}
+
+
+def _index(vpn: Vpn) -> int | None:
+    with contextlib.suppress(OSError):
+        return vpn.lab.laptop.inside(lambda: socket.if_nametoindex(vpn.ifname))
+    return None
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Outcome:
-    down_ms: list[float] = field(default_factory=list)
-    leaked_down: int = 0
-    leaked_up: int = 0
+    """Of one kind of drop."""
+
+    drops: int = 0
+    leaked: int = 0
     tried: int = 0
-    refused: int = 0
-    seconds: float = 0.0
+    closed_ms: list[float] = field(default_factory=list)  # from the drop to the last frame that leaked
+    answer_ms: list[float] = field(default_factory=list)  # from the drop, or the server's return, to the first answer
 
-    def tell(self, who: str) -> None:
-        drops, down = len(self.down_ms), sum(self.down_ms) / 1000
-        report(f"{who}: from the drop to the tunnel's return", self.down_ms, "ms")
-        print(
-            f"{who}: {drops} drops, {self.tried} packets tried ({self.tried / self.seconds:.0f} a second), "
-            f"{self.refused} refused by the kernel\n"
-            f"{who}: {self.leaked_down} packets leaked while the tunnel was down "
-            f"({self.leaked_down / drops:.1f} a drop, {self.leaked_down / down:.0f} a second), "
-            f"{self.leaked_up} while it was up",
-            flush=True,
-        )
+    def add(self, other: Outcome) -> None:
+        self.drops += other.drops
+        self.leaked += other.leaked
+        self.tried += other.tried
+        self.closed_ms += other.closed_ms
+
+    def cell(self) -> str:
+        if not self.drops:
+            return "-"
+        answer = f", {statistics.median(self.answer_ms):.0f} ms" if self.answer_ms else ""
+        missing = self.drops - len(self.answer_ms)
+        return f"{self.leaked} / {self.tried}{answer}" + (f", {missing} never" if missing else "")
 
 
-def measure(lab: Laboratory, drops: int, drop_and_return: Callable[[], None]) -> Outcome:
-    """The tunnel is up when this begins, and whenever `drop_and_return` returns."""
-    outcome, windows = Outcome(), []
-    with lab.meter() as meter, lab.traffic(rate=RATE) as traffic:
-        meter.positive_control()
-        by_tunnel(lab)
-        begun = time.monotonic()
-        for number in range(1, drops + 1):
-            time.sleep(UP_S)
-            start = time.time()
-            drop_and_return()
-            windows.append((start, time.time()))
-            outcome.down_ms.append((windows[-1][1] - start) * 1000)
-            if number % BATCH == 0 or number == drops:
-                count(meter, windows, outcome)
-                windows.clear()
-        outcome.seconds = time.monotonic() - begun
-        by_tunnel(lab)
-        counts = traffic.stop().values()
-        count(meter, [], outcome)
-        meter.positive_control()
-    outcome.tried, outcome.refused = sum(each.tried for each in counts), sum(each.refused for each in counts)
+def first_answer(lab: Laboratory, timeout: float = GIVE_UP_S) -> float | None:
+    """When the resolver inside the tunnel answered a question that was asked from now on."""
+    deadline = time.time() + timeout
+    asked: list[socket.socket] = []
+    try:
+        while time.time() < deadline:
+            one = lab.laptop.socket(socket.AF_INET, socket.SOCK_DGRAM)  # an old one would keep its source address
+            one.setblocking(False)
+            asked.append(one)
+            with contextlib.suppress(OSError):
+                one.sendto(dns_query("whoami.test", 1), (str(lab.plan.tunnel_server[0]), 53))
+            readable = select.select(asked, [], [], ASK_S)[0]
+            for each in readable:
+                with contextlib.suppress(OSError):
+                    if each.recv(512):
+                        return time.time()
+            while len(asked) > 64:
+                asked.pop(0).close()
+        return None
+    finally:
+        for one in asked:
+            one.close()
+
+
+def drop(vpn: Vpn, meter: Meter, kind: str) -> Outcome:
+    """One drop. A tunnel that does not come back by itself is made anew afterwards."""
+    outcome = Outcome()
+    time.sleep(UP_S)
+    meter.reset()
+    traffic = vpn.lab.traffic(rate=RATE)
+    with traffic:
+        moments = KINDS[kind](vpn)
+        if moments is None:
+            return outcome
+        begun, returned = moments
+        answered = first_answer(vpn.lab)
+    outcome.drops = 1
+    outcome.tried = sum(each.tried for each in traffic.counts.values())
+    end = answered or time.time()
+    leaks = [frame.time for frame, judged in meter.frames() if judged in LEAKS and begun <= frame.time <= end]
+    outcome.leaked = len(leaks)
+    outcome.closed_ms.append((max(leaks) - begun) * 1000 if leaks else 0.0)
+    if answered is not None:
+        outcome.answer_ms.append((answered - returned) * 1000)
+    else:
+        vpn.revive()
+        if first_answer(vpn.lab) is None:
+            raise LabError("the tunnel does not come up again")
     return outcome
 
 
-def by_tunnel(lab: Laboratory) -> None:
-    """Raises LabError unless the internet sees the VPN server instead of the laptop."""
-    seen = exit_address(lab.laptop, lab.plan.internet4), exit_address(lab.laptop, lab.plan.internet6)
-    if seen != (lab.plan.server4, lab.plan.server6):
-        raise LabError(f"the internet sees {seen}: there is no tunnel")
+def measure(make: Callable[[Laboratory], Vpn], seed: int, rounds: int) -> dict[str, Outcome]:
+    """That many rounds of all kinds of drops."""
+    outcomes = {kind: Outcome() for kind in KINDS}
+    with Laboratory(seed, stand_in=make is Tunwarden) as lab:
+        vpn = make(lab)
+        vpn.up()
+        if first_answer(lab) is None:
+            raise LabError("there is no tunnel")
+        with lab.meter() as meter:
+            meter.positive_control()
+            for _ in range(rounds):
+                for kind, outcome in outcomes.items():
+                    one = drop(vpn, meter, kind)
+                    outcome.add(one)
+                    outcome.answer_ms += one.answer_ms
+            meter.positive_control()
+    return outcomes
 
 
-def count(meter: Meter, windows: list[tuple[float, float]], outcome: Outcome) -> None:
-    for frame, kind in meter.frames():
-        if kind in LEAKS:
-            if any(start <= frame.time <= end for start, end in windows):
-                outcome.leaked_down += 1
-            else:
-                outcome.leaked_up += 1
-    meter.reset()
-
-
-class Watch:
-    """Everything the daemon says, in order."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.said: list[Status] = []
-        self._client = subject.client()
-        self._thread = threading.Thread(target=self._listen)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._client.hang_up()
-        self._thread.join()
-        self._client.close()
-
-    def down_and_up(self, timeout: float = 20.0) -> None:
-        """Wait until it has said that the tunnel was down, and then that it protects again. Raises LabError."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            states = [status.protected for status in list(self.said)]
-            if False in states and states[-1]:
-                return
-            time.sleep(0.005)
-        raise LabError(f"the drop was not noticed or not recovered from: {[status.state for status in self.said]}")
-
-    def _listen(self) -> None:
-        try:
-            for status in self._client.watch():
-                self.said.append(status)
-        except NotRunningError:
-            return
-
-
-def ours(drops: int) -> Outcome:
-    with Laboratory(44) as lab:
-        subject = Subject(lab)
-        subject.start()
-        subject.set_up()
-        lab.join("cafe")
-        subject.wait("connected")
-        watch = Watch(subject)
-
-        def index() -> int:
-            return lab.laptop.inside(lambda: socket.if_nametoindex(TUNNEL_IFNAME))
-
-        def drop_and_return() -> None:
-            before = index()
-            watch.said.clear()
-            lab.laptop.ip(f"link delete {TUNNEL_IFNAME}")
-            watch.down_and_up()
-            if index() == before:
-                raise LabError("the tunnel link is still the same: it was no drop")
-
-        try:
-            return measure(lab, drops, drop_and_return)
-        finally:
-            watch.close()
-
-
-def wg_quick(drops: int) -> Outcome:
-    with Laboratory(45, stand_in=False) as lab:
-        # Its resolver would need resolvconf; without, it leaves the names to the resolvers of the network as they were.
-        lines = [line for line in lab.client_config().splitlines() if not line.startswith("DNS")]
-        lab.laptop.write(f"/etc/wireguard/{PEER}.conf", "\n".join(lines) + "\n", mode=0o600)
-        lab.join("cafe")
-        lab.laptop.run("wg-quick", "up", PEER)
-
-        def drop_and_return() -> None:
-            lab.laptop.ip(f"link delete {PEER}")
-            lab.laptop.run("wg-quick", "down", PEER, check=False)  # it refuses without its link, and leaves its rules
-            for family in ("-4", "-6"):
-                for rule in (("not", "fwmark", "51820"), ("table", "main", "suppress_prefixlength", "0")):
-                    lab.laptop.run("ip", family, "rule", "delete", *rule, check=False)
-            lab.laptop.run("wg-quick", "up", PEER)
-
-        return measure(lab, drops, drop_and_return)
+def table(found: dict[str, dict[str, Outcome]]) -> str:
+    """In Markdown."""
+    rows = [["", *found], ["---"] * (len(found) + 1)]
+    rows += [[kind, *(outcomes[kind].cell() for outcomes in found.values())] for kind in KINDS]
+    totals = []
+    for outcomes in found.values():
+        total = Outcome()
+        for outcome in outcomes.values():
+            total.add(outcome)
+        totals.append(total)
+    rows.append(["**all: leaked / tried**", *(f"**{total.leaked} / {total.tried}**" for total in totals)])
+    rows.append(["drops", *(str(total.drops) for total in totals)])
+    rows.append(["leaked a drop", *(f"{total.leaked / max(1, total.drops):.1f}" for total in totals)])
+    closed = [f"{statistics.median(total.closed_ms):.0f}, {max(total.closed_ms):.0f}" for total in totals]
+    rows.append(["drop to the last leak, ms: median, worst", *closed])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
-    drops = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    title(f"{drops} tunnel drops, {RATE * 9:.0f} packets a second")
-    mine = ours(drops)
-    mine.tell("tunwarden")
-    print(f"tunwarden: {mine.leaked_down + mine.leaked_up} packets leaked in all  (goal 0)", flush=True)
-    peer = wg_quick(drops)
-    peer.tell("wg-quick")
+    numbers = [int(word) for word in sys.argv[1:]]
+    mine, others = (numbers + [80, 16][len(numbers) :])[:2]
+    missing = [program for program in ("openvpn", "openssl", "iptables") if shutil.which(program) is None]
+    if missing:
+        sys.exit(
+            f"bench_drops misses {', '.join(missing)}: apt-get install --no-install-recommends {' '.join(missing)}"
+        )
+    title(f"{mine} drops of tunwarden, {others} of each other one, {RATE * 9:.0f} packets a second")
+    found: dict[str, dict[str, Outcome]] = {}
+    for number, (name, make) in enumerate(SUBJECTS.items()):
+        rounds = max(1, (mine if make is Tunwarden else others) // len(KINDS))
+        begun = time.monotonic()
+        found[name] = measure(make, 44 + number, rounds)
+        leaked = sum(outcome.leaked for outcome in found[name].values())
+        print(f"{name}: {rounds} rounds in {time.monotonic() - begun:.0f} s, {leaked} leaked", flush=True)
+    print(table(found), flush=True)
 
 
 if __name__ == "__main__":

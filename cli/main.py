@@ -27,6 +27,8 @@ COMMANDS = {
     "killswitch": "block when the tunnel drops: on, off",
     "lockdown": "block also while disconnected: on, off",
     "settings": "check a settings file",
+    "leak-test": "send packets that must not leave, and watch the links",
+    "doctor": "what is well, what is not, and what to do",
     "panic-reset": "reopen the machine without the daemon",
 }
 

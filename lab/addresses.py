@@ -15,6 +15,7 @@ from ipaddress import (
 )
 
 SERVER_PORT = 51820  # UDP
+OTHER_PORT = 443  # UDP, of the second server: many providers offer it, for it looks like QUIC
 WEB_PORT = 80  # TCP: answers a GET with the peer's address
 SINK_PORT = 9  # TCP: reads and forgets (discard, RFC 863)
 SOURCE_PORT = 19  # TCP: sends until closed (chargen, RFC 864)
@@ -43,6 +44,35 @@ class Subnet:
         return IPv6Interface((self.v6[number], self.v6.prefixlen))
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A VPN server: its name, its network, the network inside its tunnel, and its UDP port."""
+
+    name: str
+    uplink: Subnet
+    tunnel: Subnet
+    port: int
+
+    @property
+    def public4(self) -> IPv4Address:
+        """The server's own address, and the one that the internet sees of its clients."""
+        return self.uplink.host4(2)
+
+    @property
+    def public6(self) -> IPv6Address:
+        return self.uplink.host6(2)
+
+    @property
+    def inside_server(self) -> tuple[IPv4Address, IPv6Address]:
+        """The server inside the tunnel; its DNS resolver listens there and nowhere else."""
+        return self.tunnel.host4(1), self.tunnel.host6(1)
+
+    @property
+    def inside_client(self) -> tuple[IPv4Address, IPv6Address]:
+        """The laptop inside the tunnel."""
+        return self.tunnel.host4(2), self.tunnel.host6(2)
+
+
 class Plan:
     """The addresses of one laboratory. `private_lan` puts the local networks into 192.168.0.0/16, as at home."""
 
@@ -61,6 +91,13 @@ class Plan:
         self.home_uplink = Subnet(IPv4Network(f"203.0.113.{third + 8}/29"), self._v6(0xB))
         self.server_uplink = Subnet(IPv4Network(f"198.51.100.{8 * (seed % 16)}/29"), self._v6(0xC))
         self.tunnel = Subnet(IPv4Network("198.51.100.128/26"), self._v6(5))
+        self.site = Site("server", self.server_uplink, self.tunnel, SERVER_PORT)
+        self.other_site = Site(
+            "other",
+            Subnet(IPv4Network(f"198.51.100.{224 + 8 * (seed % 4)}/29"), self._v6(0xD)),
+            Subnet(IPv4Network("198.51.100.192/27"), self._v6(0xE)),
+            OTHER_PORT,
+        )
         self.internet4 = IPv4Address(f"203.0.113.{128 + seed % 120}")
         self.internet6 = self._v6(0xF)[1]
 
@@ -72,21 +109,19 @@ class Plan:
     @property
     def server4(self) -> IPv4Address:
         """The VPN server's public address."""
-        return self.server_uplink.host4(2)
+        return self.site.public4
 
     @property
     def server6(self) -> IPv6Address:
-        return self.server_uplink.host6(2)
+        return self.site.public6
 
     @property
     def tunnel_server(self) -> tuple[IPv4Address, IPv6Address]:
-        """The server inside the tunnel; its DNS resolver listens there and nowhere else."""
-        return self.tunnel.host4(1), self.tunnel.host6(1)
+        return self.site.inside_server
 
     @property
     def tunnel_client(self) -> tuple[IPv4Address, IPv6Address]:
-        """The laptop inside the tunnel."""
-        return self.tunnel.host4(2), self.tunnel.host6(2)
+        return self.site.inside_client
 
     def mac(self, name: str) -> str:
         """A locally administered unicast hardware address, the same for the same seed and name."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import socket
 import struct
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from lab.addresses import Subnet
@@ -44,9 +45,18 @@ class Laptop:
 
     def prepare(self) -> None:
         """Switch the links on, without a network."""
+        self.host.ip("link set lo up")
         for link in LINKS:
-            self.host.sysctl(*((key.format(link=link), value) for key, value in QUICK))
-        self.host.ip("link set lo up", *(f"link set {link} up" for link in LINKS))
+            self.switch_on(link)
+
+    def switch_on(self, link: str) -> None:
+        """A link that is new."""
+        self.host.sysctl(*((key.format(link=link), value) for key, value in QUICK))
+        self.host.ip(f"link set {link} up")
+
+    def index(self, link: str) -> int:
+        """The link's interface index."""
+        return self.host.inside(lambda: socket.if_nametoindex(link))
 
     def has_carrier(self, link: str) -> bool:
         """Whether the link is up and its other end as well (IFF_RUNNING)."""
@@ -61,28 +71,57 @@ class Laptop:
     def configure(self, link: str, subnet: Subnet, *, metric: int, wait_ipv6: bool, timeout: float) -> None:
         """DHCP (unless the network has no IPv4) and, if wished, wait for an address by SLAAC. Raises LabError."""
         if subnet.v4 is not None:
-            self._clients[link] = self.host.start(
-                # Interface, foreground, 50 tries a second apart, our script, and option 121 as well (RFC 3442).
-                "udhcpc", "-i", link, "-f", "-t", "50", "-T", "1", "-s", str(SCRIPT), "-O", "staticroutes",
-                env={"METRIC": str(metric)},
-            )  # fmt: skip
-            lease = self.host.path(f"/run/lab/lease-{link}")
-            _wait(lease.exists, timeout, f"no DHCP lease on {link}", self._clients[link].output)
+            self.lease(link, metric=metric, timeout=timeout)
         else:
             # The kernel leaves RDNSS (RFC 8106) to user space; NetworkManager would write the router's announcement.
             self.host.write("/etc/resolv.conf", f"# {link}\nnameserver {subnet.host6(1)}\n")
         if wait_ipv6:
-            _wait(lambda: self.address6(link, subnet) is not None, timeout, f"no IPv6 address by SLAAC on {link}")
+            self.wait_address6(link, subnet, timeout)
+
+    def wait_address6(self, link: str, subnet: Subnet, timeout: float = 20.0) -> None:
+        """Wait for an address by SLAAC. Raises LabError."""
+        _wait(lambda: self.address6(link, subnet) is not None, timeout, f"no IPv6 address by SLAAC on {link}")
+
+    def lease(self, link: str, *, metric: int, identity: bytes | None = None, timeout: float = 10.0) -> IPv4Address:
+        """Start the DHCP client, in place of the one that runs, and wait; another identity gets another address.
+
+        A client that starts takes the old address away first. Raises LabError.
+        """
+        self._end_client(link)
+        self._clients[link] = self.host.start(
+            # Interface, foreground, 50 tries a second apart, our script, and option 121 as well (RFC 3442).
+            "udhcpc", "-i", link, "-f", "-t", "50", "-T", "1", "-s", str(SCRIPT), "-O", "staticroutes",
+            *(("-x", f"0x3d:{identity.hex()}") if identity else ()), env={"METRIC": str(metric)},
+        )  # fmt: skip
+        lease = self.host.path(f"/run/lab/lease-{link}")
+        _wait(lease.exists, timeout, f"no DHCP lease on {link}", self._clients[link].output)
+        return IPv4Address(lease.read_text(encoding="ascii").strip())
+
+    def renew(self, link: str, timeout: float = 15.0) -> None:
+        """Have the DHCP client renew its lease now, as it does when half of its time is over. Raises LabError."""
+        lease = self.host.path(f"/run/lab/lease-{link}")
+        before = lease.stat().st_mtime_ns
+        self._clients[link].send(signal.SIGUSR1)
+        _wait(lambda: lease.stat().st_mtime_ns != before, timeout, f"no renewal on {link}", self._clients[link].output)
+
+    def solicit(self, link: str) -> None:
+        """Ask for router advertisements (RFC 4861, 4.1), as a network manager does when it configures a link."""
+        with self.host.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            raw.sendto(struct.pack(">BBHI", 133, 0, 0, 0), ("ff02::2", 0, 0, self.index(link)))
 
     def forget(self, link: str) -> None:
         """After the carrier is gone: end the DHCP client without a word and take the addresses away."""
-        if link in self._clients:
-            self._clients.pop(link).kill()
-        self.host.path(f"/run/lab/lease-{link}").unlink(missing_ok=True)
+        self._end_client(link)
         self.host.run("ip", "-4", "address", "flush", "dev", link)
         # The kernel solicits routers once in a link's life, not once a carrier: it must start IPv6 afresh.
         disable = f"net/ipv6/conf/{link}/disable_ipv6"
         self.host.sysctl((disable, "1"), (disable, "0"))
+
+    def _end_client(self, link: str) -> None:
+        if link in self._clients:
+            self._clients.pop(link).kill()
+        self.host.path(f"/run/lab/lease-{link}").unlink(missing_ok=True)
 
     def address6(self, link: str, subnet: Subnet) -> IPv6Address | None:
         """The link's usable address in that network."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ from types import TracebackType
 
 from lab.addresses import Plan, Subnet
 from lab.air import AccessPoint, Air
+from lab.frames import Expect
 from lab.hosts import Host
 from lab.laptop import Laptop
+from lab.logind_stand_in import LogindStandIn
 from lab.meter import Meter, kept_folder
 from lab.networkmanager_stand_in import WIRED, NetworkManagerStandIn
 from lab.processes import LabError
@@ -86,7 +89,9 @@ class Laboratory:
         self.laptop = self.hosts["laptop"]
         self.card = Laptop(self.laptop)
         self.vpn = VpnServer(self.server, plan)
+        self.servers = [self.vpn]
         self.networkmanager = NetworkManagerStandIn(self.laptop) if stand_in else None
+        self.logind: LogindStandIn | None = None  # `add_logind` starts it: few tests need it
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -153,8 +158,9 @@ class Laboratory:
         with ExitStack() as stack:  # one that fails must not keep the others alive
             for host in self.hosts.values():
                 stack.callback(host.close)
-            if self.networkmanager is not None:
-                stack.callback(self.networkmanager.close)
+            for stand_in in (self.networkmanager, self.logind):
+                if stand_in is not None:
+                    stack.callback(stand_in.close)
 
     # --- moving about -------------------------------------------------------------------------------------------------
 
@@ -245,8 +251,16 @@ class Laboratory:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def meter(self) -> Meter:
-        """A leak meter on both wires of the laptop: `with lab.meter() as meter: ...`."""
-        return Meter(self.laptop, self.air, self.plan)
+        """A leak meter on both wires of the laptop, which expects the tunnels of all servers there are now."""
+        meter = Meter(self.laptop, self.air, self.plan)
+        meter.expect = self.expect(*self.servers)
+        return meter
+
+    @staticmethod
+    def expect(*servers: VpnServer) -> Expect:
+        """What a meter takes for a tunnel: these servers and no others."""
+        sites = [server.site for server in servers]
+        return Expect(frozenset((address, site.port) for site in sites for address in (site.public4, site.public6)))
 
     def traffic(self, rate: float = 20.0, device: str = "wlan0") -> Traffic:
         """Traffic that must not leak, from a process in the laptop: `with lab.traffic() as traffic: ...`."""
@@ -268,3 +282,45 @@ class Laboratory:
         host = self.hosts["container"] = Host("container")
         self.card.attach(host, self.plan.container)
         return host
+
+    def add_server(self) -> VpnServer:
+        """A second VPN server with a machine, addresses, a port and keys of its own (`plan.other_site`), started."""
+        if "other" in self.hosts:
+            raise LabError("there is a second server already")
+        host = self.hosts["other"] = Host("other")
+        host.ready()
+        host.sysctl(*FORWARDING)
+        uplink = self.plan.other_site.uplink
+        self.air.ip(
+            f"link add name wan address {self.plan.mac('other/wan')} netns {host.pid} type veth "
+            f"peer name other address {self.plan.mac('internet/other')} netns {self.internet.pid}"
+        )
+        self.internet.ip(
+            *(f"address add {face} dev other" for face in (uplink.face4(1), uplink.face6(1))), "link set other up"
+        )
+        server = VpnServer(host, self.plan, self.plan.other_site)
+        server.prepare()
+        server.start()
+        self.servers.append(server)
+        return server
+
+    def add_logind(self) -> LogindStandIn:
+        """The stand-in of systemd-logind on the laptop's bus, started."""
+        self.logind = LogindStandIn(self.laptop)
+        self.logind.start()
+        return self.logind
+
+    def new_card(self, name: str = "wlan0", old: str = "wlan0") -> None:
+        """Take the Wi-Fi card out and put another one in: its link gets the interface index of the old one.
+
+        Both links keep their numbers, so a meter goes on; the new one is on, and has joined nothing.
+        """
+        laptop, air = self.card.index(old), self.air.inside(lambda: socket.if_nametoindex("air-wlan0"))
+        self.card.forget(old)
+        self.air.ip(
+            "link delete air-wlan0",
+            f"link add name {name} index {laptop} address {self.plan.mac('wlan0')} netns {self.laptop.pid} type veth "
+            f"peer name air-wlan0 index {air} address {self.plan.mac('air/air-wlan0')} netns {self.air.pid}",
+        )
+        self.joined = None
+        self.card.switch_on(name)

@@ -34,9 +34,10 @@ class Traffic:
         self.counts: dict[str, Tried] = {}
         self._laptop = laptop
         resolvers = (plan.cafe.host4(1), plan.cafe.host6(1), plan.home.host4(1), plan.internet4, plan.internet6)
+        inside = (*plan.site.inside_server, *plan.other_site.inside_server)
         task = {
             "rate": rate, "device": device, "target4": str(plan.internet4), "target6": str(plan.internet6),
-            "resolvers": [str(address) for address in (*resolvers, *plan.tunnel_server)],
+            "resolvers": [str(address) for address in (*resolvers, *inside)],
             "echo_port": ECHO_PORT, "web_port": WEB_PORT,
         }  # fmt: skip
         self._argv = (python, "-I", "-S", str(TALKER), json.dumps(task))

@@ -6,19 +6,19 @@ import base64
 import hashlib
 import time
 
-from lab.addresses import SERVER_PORT, Plan
+from lab.addresses import Plan, Site
 from lab.hosts import Host
 from lab.processes import LabError, Process
 from lab.routers import MASQUERADE4, MASQUERADE6, default_routes, dnsmasq, names
 
 LINK = "wg0"
-BLOCK = f"""
-table inet block {{
-    chain input {{
+BLOCK = """
+table inet block {
+    chain input {
         type filter hook input priority filter
-        udp dport {SERVER_PORT} drop
-    }}
-}}
+        udp dport PORT drop
+    }
+}
 """
 
 
@@ -31,12 +31,13 @@ def private_key(seed: int, name: str) -> str:
 
 
 class VpnServer:
-    """WireGuard at `plan.server4` and `plan.server6`, UDP port 51820, for one client: the laptop."""
+    """WireGuard at both addresses of a site, `plan.site` unless another is given, for one client: the laptop."""
 
-    def __init__(self, host: Host, plan: Plan) -> None:
+    def __init__(self, host: Host, plan: Plan, site: Site | None = None) -> None:
         self.host, self._plan = host, plan
-        self._private = private_key(plan.seed, "server")
-        self.client_private = private_key(plan.seed, "laptop")
+        self.site = site or plan.site
+        self._private = private_key(plan.seed, self.site.name)
+        self.client_private = private_key(plan.seed, f"laptop at {self.site.name}")
         self.public = self.client_public = ""
         self._engine: Process | None = None  # wireguard-go; None: not running, or the kernel's own
         self._resolver: Process | None = None
@@ -52,7 +53,7 @@ class VpnServer:
 
     def prepare(self) -> None:
         """Addresses, routes and NAT; needs no tunnel yet."""
-        uplink = self._plan.server_uplink
+        uplink = self.site.uplink
         self.host.ip(
             "link set lo up", f"address add {uplink.face4(2)} dev wan", f"address add {uplink.face6(2)} dev wan",
             "link set wan up", *default_routes(uplink),
@@ -68,18 +69,18 @@ class VpnServer:
         if self.host.run("ip", "link", "add", LINK, "type", "wireguard", check=False).returncode != 0:
             self._engine = self.host.start("wireguard-go", "--foreground", LINK, env={"LOG_LEVEL": "error"})
             self._wait_for_link()
-        peer = ", ".join(str(address) for address in self._plan.tunnel_client)
+        peer = ", ".join(str(address) for address in self.site.inside_client)
         self.host.run(
             "wg", "setconf", LINK, "/dev/stdin",
-            input=f"[Interface]\nPrivateKey = {self._private}\nListenPort = {SERVER_PORT}\n"
+            input=f"[Interface]\nPrivateKey = {self._private}\nListenPort = {self.site.port}\n"
             f"[Peer]\nPublicKey = {self.client_public}\nAllowedIPs = {peer}\n",
         )  # fmt: skip
-        tunnel = self._plan.tunnel
+        tunnel = self.site.tunnel
         self.host.ip(
             f"address add {tunnel.face4(1)} dev {LINK}", f"address add {tunnel.face6(1)} dev {LINK}",
             f"link set {LINK} mtu 1420 up",
         )  # fmt: skip
-        v4, v6 = self._plan.tunnel_server
+        v4, v6 = self.site.inside_server
         self._resolver = dnsmasq(
             self.host, f"listen-address={v4},{v6}", *names(self._plan, v4, v6), f"server={self._plan.internet4}"
         )
@@ -108,7 +109,7 @@ class VpnServer:
     def block(self) -> None:
         """A firewall on the way swallows everything to the VPN's port; nothing answers. Idempotent."""
         self.unblock()
-        self.host.run("nft", "-f", "-", input=BLOCK)
+        self.host.run("nft", "-f", "-", input=BLOCK.replace("PORT", str(self.site.port)))
 
     def unblock(self) -> None:
         """Idempotent."""
@@ -122,15 +123,15 @@ class VpnServer:
 
     def client_config(self, ipv6_endpoint: bool = False) -> str:
         """The laptop's configuration in the syntax of wg-quick(8)."""
-        address = f"[{self._plan.server6}]" if ipv6_endpoint else str(self._plan.server4)
-        inside4, inside6 = self._plan.tunnel_client
+        address = f"[{self.site.public6}]" if ipv6_endpoint else str(self.site.public4)
+        inside4, inside6 = self.site.inside_client
         return (
             "[Interface]\n"
             f"PrivateKey = {self.client_private}\n"
             f"Address = {inside4}/32, {inside6}/128\n"
-            f"DNS = {', '.join(str(resolver) for resolver in self._plan.tunnel_server)}\n"
+            f"DNS = {', '.join(str(resolver) for resolver in self.site.inside_server)}\n"
             "\n[Peer]\n"
             f"PublicKey = {self.public}\n"
-            f"Endpoint = {address}:{SERVER_PORT}\n"
+            f"Endpoint = {address}:{self.site.port}\n"
             "AllowedIPs = 0.0.0.0/0, ::/0\n"
         )

@@ -40,7 +40,7 @@ def open_socket(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             sock.setsockopt(SOL_NETLINK, option, 1)
         sock.bind((0, 0))
-        ports.remember(socket.NETLINK_ROUTE, sock.getsockname()[0])
+        ports.remember(protocol, sock.getsockname()[0])
     except BaseException:
         sock.close()
         raise

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lab.first_byte import first_byte
 from lab.probes import AAAA, exit_address, resolve
 from lab.processes import LabError
 from lab.topology import Laboratory
@@ -114,3 +115,68 @@ def test_two_laboratories_do_not_meet() -> None:
         with one.meter() as meter:
             exit_address(two.laptop, two.plan.internet4)
             assert not meter.leaks()
+
+
+def test_a_second_server_is_another_one(lab: Laboratory) -> None:
+    """Other addresses, another port and other keys; its clients leave by it. A meter knows both."""
+    other, plan = lab.add_server(), lab.plan
+    assert other.site == plan.other_site
+    assert other.public != lab.vpn.public
+    assert other.client_private != lab.vpn.client_private
+    assert plan.tunnel_client[1] not in plan.other_site.tunnel.v6
+    lab.join("cafe")
+    config = [line for line in other.client_config().splitlines() if not line.startswith("DNS")]
+    lab.laptop.write("/etc/wireguard/lab1.conf", "\n".join(config) + "\n", mode=0o600)
+    lab.laptop.run("wg-quick", "up", "lab1")
+    with lab.meter() as meter:
+        assert exit_address(lab.laptop, plan.internet4) == plan.other_site.public4
+        assert exit_address(lab.laptop, plan.internet6) == plan.other_site.public6
+        assert resolve(lab.laptop, other.site.inside_server[0], "whoami.test") == other.site.inside_server[0]
+        assert meter.leaks() == []
+        meter.reset()
+        meter.expect = lab.expect(lab.vpn)
+        assert exit_address(lab.laptop, plan.internet4) == plan.other_site.public4
+        assert meter.leaks(), "a tunnel to a server that is not expected is a leak"
+    with pytest.raises(LabError):
+        lab.add_server()
+
+
+def test_a_new_card_has_the_numbers_of_the_old_one(lab: Laboratory) -> None:
+    lab.join("cafe", wait_ipv6=False)
+    before = lab.card.index("wlan0")
+    with lab.meter() as meter:
+        lab.new_card("wlan3")
+        assert lab.card.index("wlan3") == before
+        with pytest.raises(OSError):
+            lab.card.index("wlan0")
+        lab.new_card("wlan0", old="wlan3")
+        lab.join("home")
+        meter.positive_control()
+        assert exit_address(lab.laptop, lab.plan.internet4) == lab.plan.home_uplink.host4(2)
+        assert meter.leaks(), "the meter still sees this wire"
+
+
+def test_leases(lab: Laboratory) -> None:
+    """A renewal keeps the address, another identity gets another one."""
+    lab.join("cafe", wait_ipv6=False)
+    lease = lab.laptop.path("/run/lab/lease-wlan0")
+    first = lease.read_text(encoding="ascii").strip()
+    lab.card.renew("wlan0")
+    assert lease.read_text(encoding="ascii").strip() == first
+    second = lab.card.lease("wlan0", metric=600, identity=b"\0someone else")
+    assert str(second) != first
+    assert exit_address(lab.laptop, lab.plan.internet4) == lab.plan.cafe_uplink.host4(2)
+
+
+def test_the_first_byte(lab: Laboratory) -> None:
+    """It is the first, it counts from where it is told to, and another exit does not count."""
+    lab.join("cafe")
+    own, begun = lab.plan.cafe_uplink.host4(2), time.monotonic()
+    waited = first_byte(lab.laptop, lab.plan.internet4, own, begun)
+    assert 0 < waited <= time.monotonic() - begun
+    assert first_byte(lab.laptop, lab.plan.internet4, own, begun - 100) > 100
+    with pytest.raises(LabError):
+        first_byte(lab.laptop, lab.plan.internet4, lab.plan.server4, time.monotonic(), timeout=0.5)
+    lab.leave()
+    with pytest.raises(LabError):
+        first_byte(lab.laptop, lab.plan.internet4, own, time.monotonic(), timeout=0.5)
