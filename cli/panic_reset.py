@@ -25,7 +25,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 TWIN = f"""\
 The same by hand, while no daemon runs (systemctl stop tunwarden), for it would put everything back:
   nft delete table inet tunwarden
-  ip rule del table {TABLE}; ip -6 rule del table {TABLE}"""
+  ip rule flush table {TABLE}; ip -6 rule flush table {TABLE}"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -101,6 +101,10 @@ class TunnelDriver(Protocol):
         """Returns when the tunnel no longer works, with the reason."""
         ...
 
+    def moved(self) -> None:
+        """The ways to the server have changed: have the tunnel take the new one at once, or `dead` returns."""
+        ...
+
     async def close(self) -> None:
         """Remove the link and end its process, also what an earlier daemon left. Idempotent."""
         ...
@@ -165,7 +169,7 @@ class LeakCheck(Protocol):
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         """Send harmless probes that must not leave over these links, and watch them (K7).
 
-        A sentence for each probe that was seen on a link: empty is well. Raises HostError when it cannot look.
+        A sentence for each link that probes left over: empty is well. Raises HostError when it cannot look.
         """
         ...
 

@@ -51,6 +51,7 @@ T = TypeVar("T")
 # same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
 REREAD_S = 0.3
 FIRST_LOOKS, FIRST_LOOK_S = 10, 0.02
+LOOK_AGAIN_S = 60.0  # after a leak was found: whoever mends it should see the alarm end
 AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
 
 
@@ -82,6 +83,8 @@ class Loop:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._generations: dict[str, int] = {}  # of a Wi-Fi link: grows with each association
         self._watchers: list[asyncio.Task[None]] = []
+        self._moved = False  # the ways out have changed, and the tunnel was not told yet
+        self._looked_at: frozenset[str] = frozenset()  # the uplinks that the check for leaks was told of
         self._tampered = 0  # how often others have changed our rules
         self.settled = asyncio.Event()  # the first decision has been acted on
 
@@ -154,10 +157,13 @@ class Loop:
                 await self._handle(event)
 
     def _seen(self, before: Facts) -> Event:
-        """Usually just a change. A tunnel link that has vanished is a lost tunnel: no route leads into it any more."""
+        """Usually just a change. A tunnel link that has vanished, or an address of it, is a lost tunnel."""
         tunnel = self.state.tunnel
-        if tunnel and before.link(tunnel.ifname) and not self.facts.link(tunnel.ifname):
-            return TunnelDown(self.state.attempt, Cause.TUNNEL_LOST)
+        if tunnel and (was := before.link(tunnel.ifname)):
+            now = self.facts.link(tunnel.ifname)
+            had = set(was.addresses) & set(tunnel.addresses)  # IPv6 may have been off from the beginning
+            if now is None or had - set(now.addresses):
+                return TunnelDown(self.state.attempt, Cause.TUNNEL_LOST)
         return Changed()
 
     async def _put_back(self, what: str, foreign: bool) -> None:
@@ -189,15 +195,18 @@ class Loop:
         await self._handle(Reconnect() if self.state.phase is Phase.CONNECTED else Changed())
 
     def _checked(self, check: Checked) -> None:
-        """What was found stays said until a later check finds nothing."""
+        """What was found stays said until a later check finds nothing. One that could not look is no such check."""
         topic = self.alarms if check.topic == "leak" else self.warnings
-        topic.pop(check.topic, None)
         self.warnings.pop(f"{check.topic} check", None)
+        if check.unable:
+            self.warn(f"{check.topic} check", f"It could not be checked whether all is well: {check.unable}")
+        else:
+            topic.pop(check.topic, None)
         if check.found:
             topic[check.topic] = " ".join(check.found)
             log.error("found", topic=check.topic, what=check.found)
-        elif check.unable:
-            self.warn(f"{check.topic} check", f"It could not be checked whether all is well: {check.unable}")
+        if "leak" in self.alarms and self.state.phase is Phase.CONNECTED:
+            self._checks.leaks(sorted(self._looked_at), LOOK_AGAIN_S)
 
     def _stay_open(self, when: str) -> None:
         """An administrator opened the machine with panic-reset while nobody was there to be told (K6)."""
@@ -231,6 +240,9 @@ class Loop:
             log.info("state", phase=self.state.phase, cause=self.state.cause, after=type(event).__name__)
         await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))
         self._look_behind(before, event)
+        if self._moved and self.state.phase is Phase.CONNECTED and decision.routable:
+            self._moved = False
+            self.host.tunnel.moved()
         self._on_change()
         await self._keep_lockdown()
 
@@ -248,12 +260,20 @@ class Loop:
         if self.decision.target is Target.UNPROTECTED:
             self.warnings.pop("obstacle", None)
             self._checks.cancel("obstacle")  # it waits for an attempt that will not come
+        uplinks = frozenset(link.ifname for link in self.facts.uplinks)
         if self.state.phase is not Phase.CONNECTED:
             self._checks.cancel("leak")
-        elif before.phase is not Phase.CONNECTED:
+            self._looked_at = frozenset()
+            if self.state.phase is Phase.IDLE:  # nothing is promised any more
+                self.alarms.pop("leak", None)
+                self.warnings.pop("leak check", None)
+        else:
+            if uplinks - self._looked_at:  # a new tunnel, or a new link beside it
+                self._checks.leaks(sorted(uplinks))
+            self._looked_at = uplinks
+        if self.state.phase is Phase.CONNECTED and before.phase is not Phase.CONNECTED:
             self.warnings.pop("obstacle", None)
             self._checks.cancel("obstacle")
-            self._checks.leaks([link.ifname for link in self.facts.uplinks])
         if isinstance(event, TunnelDown) and event.cause is Cause.SERVER_UNREACHABLE and before.profile:
             self._checks.obstacles(before.profile.endpoints)
 
@@ -311,6 +331,7 @@ class Loop:
                     self.warnings.pop(Cause.FIREWALL_FAILED, None)
                     self.warnings.pop(Cause.ROUTES_FAILED, None)
             case OpenTunnel(attempt, name):
+                self._moved = False
                 self._attempts.open(attempt, self.profiles[name], self.settings.tunnel.connect_timeout)
             case CloseTunnel(attempt):
                 self._attempts.close(attempt)
@@ -391,6 +412,7 @@ class Loop:
         same = {ifname for ifname, link in wifi.items() if _same_association(before.get(ifname), link)}
         for ifname in wifi.keys() - same:
             self._expect(ifname)
+        self._moved |= _ways(links) != _ways(self.facts.links)
         # What was known of a former association says nothing about the next one.
         found = {ifname: network for ifname, network in self.facts.wifi.items() if ifname in same}
         self.facts = replace(self.facts, links=links, wifi=found, overdue=self.facts.overdue & same)
@@ -485,6 +507,11 @@ def _logged(ended: asyncio.Future[None]) -> None:
     """Nobody waits for this command, so the log tells what went wrong."""
     if not ended.cancelled() and (err := ended.exception()):
         log.error("command failed", error=repr(err), exc_info=err)
+
+
+def _ways(links: tuple[Link, ...]) -> set[tuple[object, ...]]:
+    """What a packet to the VPN server may be sent from and through."""
+    return {(link.ifindex, link.addresses, link.gateways) for link in links if link.is_uplink}
 
 
 def _same_association(before: Link | None, now: Link) -> bool:

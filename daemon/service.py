@@ -252,11 +252,14 @@ class DaemonService:
 
         async def run() -> Event:
             loop, only = self._loop, tuple(self._loop.profiles)
+            former, state = loop.profiles.get(name), loop.state
             self._saving(lambda: loop.store.save_profile(resolved))
             loop.load_profiles()
             if loop.intent.profile is None and len(only) == 1 and len(loop.profiles) > 1:
                 loop.keep(replace(loop.intent, profile=only[0]))  # it was chosen by being the only one, and stays so
-            return Changed()
+            # Decisions know no keys, so nobody else would notice that only those have changed.
+            other_keys = former != resolved and state.profile is not None and state.profile.name == name
+            return Reconnect() if other_keys else Changed()
 
         await self._change(caller, f"import profile {name}", run)
         return tuple(interface.Notice(each.line, each.directive, each.reason) for each in notices)

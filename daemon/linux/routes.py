@@ -1,6 +1,7 @@
 """The routing layer on Linux: unmarked traffic sees one table of ours, and that ends in `unreachable`.
 
     100: not from all fwmark 0x74756e77 lookup 0x74756e77
+    101: not from all fwmark 0x74756e77 unreachable             (IPv6, unless the local network is allowed)
 
     table 0x74756e77:  default dev tunwarden0
                        throw 192.168.0.0/16 ...                    (local network allowed: look further, in main)
@@ -11,11 +12,18 @@
 It stands without the firewall and the firewall without it. Routes that a DHCP server pushes into main (CVE-2024-3661)
 steer nothing, for there is no lookup of main before the end.
 
-What this layer alone cannot stop is a socket bound to a physical link (L11), because the kernel skips routes of other
-links for it, the last resort too. IPv4 then takes every address for a neighbour, so at least the gateway is out of
-reach (net/ipv4/route.c, ip_route_output_key); IPv6 goes on to main. The firewall refuses both before a frame is made.
+The second rule is for what passes the table by: an IPv6 socket bound to a physical link, for the kernel skips routes of
+other links, the last resort too (L11); and all IPv6 after somebody has switched it off and on again everywhere, for the
+kernel drops the routes of `lo` then, and brings none back (L12).
 
-The rule's priority, 100: after `local` (0), before everybody else's. Tailscale uses 5210 to 5270, VRF 1000,
+What this layer alone cannot stop is an IPv4 socket bound to a physical link: where no route is found, the kernel takes
+every address for a neighbour (net/ipv4/route.c, ip_route_output_key), so the local network is reached, and by a router
+that answers ARP for everybody (proxy ARP) all the rest. Nor SO_DONTROUTE to a neighbour: IPv4 skips the last resort for
+its wide scope. A second rule would help in neither, and it would end the look-up by which the kernel checks the gateway
+of a new default route (fib_check_nh): no DHCP client could set one. With the local network allowed there is no second
+rule for IPv6 either, and what is bound goes on to main. The firewall refuses all this before a frame is made.
+
+The rules' priority, 100: after `local` (0), before everybody else's. Tailscale uses 5210 to 5270, VRF 1000,
 NetworkManager and wg-quick 30000 to 32765; a rule of theirs before ours would steer packets into the firewall's reject.
 Protocol "kernel" on rule and routes: systemd-networkd deletes all others it does not know (networkd.conf(5),
 ManageForeignRoutingPolicyRules). Rules and routes are ours if they are in our table; nothing else is touched.
@@ -52,7 +60,7 @@ SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
 RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_CACHEINFO, RTA_TABLE, RTA_PREF = 1, 4, 6, 12, 15, 20
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 KNOWN = 30  # attributes with greater numbers are of younger kernels: what they would say of a route, nobody knows yet
-TO_TABLE = 1  # FR_ACT_TO_TBL: "lookup"
+TO_TABLE, NOWHERE = 1, 7  # FR_ACT_TO_TBL: "lookup"; FR_ACT_UNREACHABLE
 INVERT = 2  # FIB_RULE_INVERT: "not"
 REPLACE, ADD = 0x100 | 0x400, 0x200 | 0x400  # NLM_F_REPLACE or NLM_F_EXCL, with NLM_F_CREATE
 V6_METRIC = 1024  # what the kernel makes of metric 0 (IP6_RT_PRIO_USER)
@@ -74,10 +82,12 @@ class Rule(NamedTuple):
     mark: int
     mask: int
     flags: int
-    others: str = ""  # further selectors: ours has none
+    action: int = TO_TABLE
+    others: str = ""  # further selectors: ours have none
 
 
 OURS = Rule(PRIORITY, MARK, 0xFFFFFFFF, INVERT)
+END = Rule(PRIORITY + 1, MARK, 0xFFFFFFFF, INVERT, NOWHERE)  # names our table, too, so that it is known for ours
 
 
 Network = IPv4Network | IPv6Network
@@ -116,7 +126,8 @@ class LinuxRoutes:
 
     def __init__(self, state_folder: Path = Path("/var/lib/tunwarden")) -> None:
         self._sysctls = Sysctls(state_folder / "sysctls.json")
-        self._set: dict[int, list[Route]] = {}  # by family: what `set` has confirmed and `reset` need not look up
+        # By family: what `set` has confirmed and `reset` need not look up.
+        self._set: dict[int, tuple[list[Rule], list[Route]]] = {}
         self.ipv6_absent = False  # after `set`: the kernel has no IPv6, or has disabled it on the tunnel
 
     async def set(self, policy: FirewallPolicy) -> None:
@@ -136,8 +147,9 @@ class LinuxRoutes:
             with rtnetlink.open_socket() as sock:
                 for family, ours in wanted.items():
                     try:
-                        _capture(sock, family, ours)
-                        self._set[family] = ours
+                        rules = _rules_of(policy, family)
+                        _capture(sock, family, rules, ours)
+                        self._set[family] = rules, ours
                     except _FamilyMissing:
                         pass
                     except OSError as err:
@@ -154,7 +166,7 @@ class LinuxRoutes:
             with rtnetlink.open_socket() as sock:
                 for family, ours in wanted.items():
                     with contextlib.suppress(_FamilyMissing):
-                        if not _follows(sock, family, [OURS] if policy.capture else [], ours):
+                        if not _follows(sock, family, _rules_of(policy, family), ours):
                             return False
             if policy.capture and not self._sysctls.stand():
                 return False
@@ -172,14 +184,20 @@ class LinuxRoutes:
             with rtnetlink.open_socket() as sock:
                 for family in (socket.AF_INET, socket.AF_INET6):
                     with contextlib.suppress(_FamilyMissing):
-                        rules = [OURS] if family in known else _rules(sock, family)
+                        rules, found = known.get(family) or (_rules(sock, family), None)
                         _change(sock, [_deleted_rule(family, rule) for rule in rules])
                         # Then the routes: our table without its last resort must never be asked.
-                        found = known[family] if family in known else _routes(sock, family)
+                        found = _routes(sock, family) if found is None else found
                         _change(sock, [_deleted(family, route) for route in found])
         except OSError as err:
             raise HostError("remove the routes", _sentence(err)) from err
         self._sysctls.restore()
+
+
+def _rules_of(policy: FirewallPolicy, family: int) -> list[Rule]:
+    if not policy.capture:
+        return []
+    return [OURS, END] if family == socket.AF_INET6 and not policy.lan else [OURS]  # the local network is in main
 
 
 def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:
@@ -204,24 +222,24 @@ def _inside(policy: FirewallPolicy) -> Inside:
     return found
 
 
-def _capture(sock: socket.socket, family: int, wanted: list[Route]) -> None:
-    """The last resort first, then the other routes, then the rule: at no moment is our table asked and incomplete.
+def _capture(sock: socket.socket, family: int, ours: list[Rule], wanted: list[Route]) -> None:
+    """The last resort first, then the other routes, then the rules: at no moment is our table asked and incomplete.
 
     A route that is refused does not keep the rest from standing: whatever has no route is unreachable.
     """
     refused: list[OSError] = []
     for _ in range(ROUNDS):
         rules, found = Counter(_rules(sock, family)), Counter(_routes(sock, family))
-        if rules == Counter([OURS]) and found == Counter(wanted):
+        if rules == Counter(ours) and found == Counter(wanted):
             return
         requests = [_replaced(family, route) for route in wanted if route not in found]
-        requests += [] if OURS in rules else [_added_rule(family, OURS)]
-        requests += [_deleted_rule(family, rule) for rule in (rules - Counter([OURS])).elements()]
+        requests += [_added_rule(family, rule) for rule in ours if rule not in rules]
+        requests += [_deleted_rule(family, rule) for rule in (rules - Counter(ours)).elements()]
         refused = _change(sock, requests, strict=False)
         if found - Counter(wanted):  # anew: `replace` may have taken the place of some
             more = (Counter(_routes(sock, family)) - Counter(wanted)).elements()
             refused += _change(sock, [_deleted(family, route) for route in more], strict=False)
-    if not _follows(sock, family, [OURS], wanted):
+    if not _follows(sock, family, ours, wanted):
         raise next(iter(refused), OSError(errno.EPROTO, "the kernel holds other rules or routes than were sent"))
 
 
@@ -245,7 +263,7 @@ def _change(sock: socket.socket, requests: list[rtnetlink.Request], *, strict: b
 
 
 def _rules(sock: socket.socket, family: int) -> list[Rule]:
-    """All rules that lead into our table, whoever made them. Raises _FamilyMissing."""
+    """All rules that name our table, whoever made them. Raises _FamilyMissing."""
     try:
         listed = rtnetlink.dump(sock, RTM_GETRULE, _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
     except OSError as err:
@@ -262,10 +280,9 @@ def _rule(payload: memoryview) -> Rule | None:
         return None
     others = [f"attribute {kind}" for kind in found if kind <= KNOWN and kind not in _RULE_FIELDS]
     others += [name for name, value in (("to", dst_len), ("from", src_len), ("tos", tos)) if value]
-    others += [] if action == TO_TABLE else [f"action {action}"]
     others += [] if _number(found, FRA_SUPPRESS_PREFIXLEN, 0xFFFFFFFF) == 0xFFFFFFFF else ["suppress_prefixlength"]
     mark, mask = _number(found, FRA_FWMARK), _number(found, FRA_FWMASK)
-    return Rule(_number(found, FRA_PRIORITY), mark, mask, flags, ", ".join(others))
+    return Rule(_number(found, FRA_PRIORITY), mark, mask, flags, action, ", ".join(others))
 
 
 _RULE_FIELDS = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
@@ -281,7 +298,7 @@ def _deleted_rule(family: int, rule: Rule) -> rtnetlink.Request:
 
 
 def _rule_body(family: int, rule: Rule) -> bytes:
-    body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, TO_TABLE, rule.flags) + rtnetlink.number(FRA_TABLE, TABLE)
+    body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, rule.action, rule.flags) + rtnetlink.number(FRA_TABLE, TABLE)
     body += rtnetlink.number(FRA_PRIORITY, rule.priority)
     if rule.mask:
         body += rtnetlink.number(FRA_FWMARK, rule.mark) + rtnetlink.number(FRA_FWMASK, rule.mask)

@@ -207,6 +207,9 @@ class _Driver:
         await self.fake.died.wait()
         return TunnelError(Cause.TUNNEL_LOST, "keep the tunnel up", "it fell silent")
 
+    def moved(self) -> None:
+        self.fake.ask("moved")
+
     async def close(self) -> None:
         with self._alone():
             await asyncio.sleep(0.001)

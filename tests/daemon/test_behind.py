@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from daemon import checks, panic
+from daemon import loop as loop_module
 from daemon.service import DaemonService
 from ipc.access import Caller, Transport
 from policies.states import Phase, Target
-from tests.daemon.fake_host import CAFE, WLAN, FakeHost
+from tests.daemon.fake_host import CABLE, CAFE, WLAN, FakeHost
 from tests.daemon.test_loop import SETTINGS, Running, impatient, running
 
 __all__ = ["impatient"]  # the fixture is for every test here too
@@ -103,6 +104,47 @@ def test_a_leak_that_a_probe_finds_is_an_alarm(tmp_path: Path) -> None:
         here.fake.leaked = ()
         here.fake.sleeps.put_nowait(False)  # the quickest way to another tunnel
         await here.until(lambda loop: not loop.alarms)
+
+    play(tmp_path, script)
+
+
+def test_an_alarm_ends_by_itself_when_the_leak_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that cannot look does not end it; one that finds nothing does, also with the same tunnel."""
+    monkeypatch.setattr(loop_module, "LOOK_AGAIN_S", 0.01)
+
+    async def script(here: Running) -> None:
+        here.fake.leaked = ("A probe left over wlan0.",)
+        await here.at_the_cafe()
+        await here.until(lambda loop: "leak" in loop.alarms)
+        here.fake.refuses = {"leak check"}
+        await here.until(lambda loop: "leak check" in loop.warnings)
+        assert "leak" in here.loop.alarms
+        here.fake.refuses, here.fake.leaked = set(), ()
+        await here.until(lambda loop: not loop.alarms and "leak check" not in loop.warnings)
+
+    play(tmp_path, script)
+
+
+def test_without_a_promise_there_is_no_leak(tmp_path: Path) -> None:
+    async def script(here: Running) -> None:
+        here.fake.leaked = ("A probe left over wlan0.",)
+        await here.at_the_cafe()
+        await here.until(lambda loop: "leak" in loop.alarms)
+        await here.at_home()  # where the settings want no protection
+        await here.until(Phase.IDLE)
+        assert not here.loop.alarms
+
+    play(tmp_path, script)
+
+
+def test_a_link_that_comes_later_is_looked_at_too(tmp_path: Path) -> None:
+    async def script(here: Running) -> None:
+        await here.at_the_cafe()
+        await here.until(lambda loop: ("leak check", ("wlan0",)) in here.fake.asked)
+        here.fake.links = (*here.fake.links, CABLE)
+        await here.hint("links")
+        await here.until(lambda loop: ("leak check", ("eth0", "wlan0")) in here.fake.asked)
+        assert here.loop.state.phase is Phase.CONNECTED
 
     play(tmp_path, script)
 

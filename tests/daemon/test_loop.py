@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
 from daemon.loop import Loop
 from daemon.store import Store, StoreError
 from policies.decide import Intent
-from policies.facts import LinkKind
+from policies.facts import Link, LinkKind
+from policies.firewall import TUNNEL_IFNAME
 from policies.settings import Settings, parse_settings
 from policies.states import Cause, Changed, Event, Failed, Phase, Reconnect, Target
 from tests.daemon.fake_host import CABLE, CAFE, HOME, WLAN, FakeHost
@@ -490,3 +492,49 @@ def test_a_hint_about_others_is_not_lost_behind_one_about_ourselves() -> None:
     assert coalesced([ours, LinksHint(), theirs, ours]) == [theirs, LinksHint()]
     assert coalesced([theirs, ours]) == [theirs]
     assert coalesced([ours, ours]) == [ours]
+
+
+# --- another way to the server ----------------------------------------------------------------------------------------
+
+
+def test_a_tunnel_is_told_of_another_way_once_there_is_one(tmp_path: Path) -> None:
+    """wireguard-go would go on sending from an address that is gone, for 15 s."""
+
+    async def check(here: Running) -> None:
+        fake = here.fake
+        await here.at_the_cafe()
+        await here.until(Phase.CONNECTED)
+        await here.turn()
+        fake.asked.clear()
+        await here.hint("links", "wifi")
+        assert fake.order("moved", "open") == [], "nothing has changed"
+        fake.links = (replace(WLAN, addresses=(), gateways=()),)
+        await here.hint("links")
+        assert fake.order("moved", "open") == [], "no way at all: a probe would be lost"
+        fake.links = (replace(WLAN, addresses=(ip_interface("192.0.2.77/24"),)),)
+        await here.hint("links")
+        assert fake.order("moved", "open") == ["moved"]
+        await here.hint("links", "wifi")
+        assert fake.order("moved", "open") == ["moved"], "once"
+
+    run(tmp_path, check)
+
+
+def test_a_tunnel_that_loses_an_address_is_lost(tmp_path: Path) -> None:
+    """L12: whoever switches IPv6 off and on again takes the tunnel's address away, and nothing else would tell."""
+
+    async def check(here: Running) -> None:
+        address = ip_interface("10.9.0.2/32")
+        tunnel = Link(9, TUNNEL_IFNAME, LinkKind.TUNNEL, up=True, carrier=True, addresses=(address,))
+        await here.at_the_cafe()
+        here.fake.links = (WLAN, tunnel)
+        await here.until(Phase.CONNECTED)
+        await here.hint("links")
+        attempt = here.loop.state.attempt
+        await here.hint("links")
+        assert here.loop.state.attempt == attempt
+        here.fake.links = (WLAN, replace(tunnel, addresses=()))
+        await here.hint("links")
+        await here.until(lambda loop: loop.state.phase is Phase.CONNECTED and loop.state.attempt > attempt)
+
+    run(tmp_path, check)

@@ -12,7 +12,7 @@ from lab.first_byte import first_byte, protected_again
 from lab.subject import PROFILE, SETTINGS, Subject
 from lab.topology import Laboratory
 from lab.traffic import Traffic
-from lab.vpn_server import VpnServer
+from lab.vpn_server import VpnServer, private_key
 
 pytestmark = pytest.mark.netns
 
@@ -98,6 +98,22 @@ def test_the_profile_in_use_gets_another_content(subject: Subject, other: VpnSer
             protected_again(subject, server.site)
             resolvers = lab.laptop.read("/etc/resolv.conf")
             assert str(server.site.inside_server[0]) in resolvers
+
+
+def test_the_profile_in_use_gets_other_keys(subject: Subject, sealed: Any) -> None:
+    """Server and addresses stay; a key that the server does not know is used all the same, and nobody is protected."""
+    lab = subject.lab
+    lab.join("cafe")
+    subject.wait("connected", 25)
+    config = lab.client_config()
+    with sealed():
+        with subject.client() as client:
+            client.import_profile(PROFILE, config.replace(lab.vpn.client_private, private_key(lab.seed, "stranger")))
+        status = subject.wait(lambda status: status.cause == "server-unreachable", 25)
+        assert status.blocking
+        with subject.client() as client:
+            client.import_profile(PROFILE, config)
+        protected_again(subject)
 
 
 def test_a_network_with_a_profile_of_its_own(lab: Laboratory, other: VpnServer, sealed: Any) -> None:

@@ -211,7 +211,7 @@ def test_a_socket_bound_to_the_link_gets_nothing_out(connected: Subject) -> None
     assert not probe()
     connected.kill()  # or it would put the table back
     lab.laptop.run("nft", "delete", "table", "inet", "tunwarden")
-    lab.laptop.run("ip", "rule", "del", "not", "fwmark", "0x74756e77", "lookup", "1953853047")
+    lab.laptop.run("ip", "rule", "flush", "table", "1953853047")
     assert probe()
 
 

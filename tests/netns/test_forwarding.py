@@ -173,7 +173,7 @@ def test_a_bridge_that_gets_a_port_to_the_outside_is_no_longer_inside(lab: Labor
         subject.kill()
         lab.laptop.run("nft", "delete", "table", "inet", "tunwarden")
         for family in ("-4", "-6"):
-            lab.laptop.run("ip", family, "rule", "del", "pref", "100")
+            lab.laptop.run("ip", family, "rule", "flush", "table", "1953853047")
         send()
         assert meter.leaks(), "the control: by that bridge it leaves"
 

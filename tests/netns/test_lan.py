@@ -176,7 +176,7 @@ def test_l8_the_constant_list_and_nothing_else(house: Laboratory) -> None:
     subject.kill()
     house.laptop.run("nft", "delete", "table", "inet", "tunwarden")
     for family in ("-4", "-6"):
-        house.laptop.run("ip", family, "rule", "del", "pref", "100")
+        house.laptop.run("ip", family, "rule", "flush", "table", "1953853047")
     with house.meter() as meter:
         throw(house, *LOCAL, *PUBLIC)
         reserved = {ip_address("240.0.0.1")}

@@ -172,7 +172,7 @@ def test_with_the_daemon_dead(subject: Subject) -> None:
     assert (code, found["leaked"], found["protection"]) == (0, 0, "unknown")
     lab.laptop.run("nft", "flush", "ruleset")
     for family in ("-4", "-6"):
-        lab.laptop.run("ip", family, "rule", "del", "table", "1953853047")
+        lab.laptop.run("ip", family, "rule", "flush", "table", "1953853047")
     code, found = leak_test(lab, "--link", "wlan0")
     assert (code, found["leaked"]) == (6, 16)
 

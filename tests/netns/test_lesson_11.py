@@ -1,7 +1,7 @@
 """L11: programs that send around the routes, by any user and by root, each way the kernel offers (bound_sockets.py).
 
-The firewall holds all of it. Routing alone holds what follows the routes, and cannot hold IPv4 sockets bound to a link:
-the kernel then takes every address for a neighbour, and a hostile router answers for every address.
+The firewall holds all of it. Routing alone holds IPv6, and IPv4 that follows the routes, but no IPv4 sockets bound to a
+link: the kernel then takes every address for a neighbour, and a hostile router answers for every address.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def held(layer: str, state: str) -> set[str]:
     """What this layer alone lets pass: nothing, but for routing. There the other layer is what holds."""
     if layer != "routing":
         return set()
-    passes = bound("near4", "far4", "near6", "far6")
+    passes = bound("near4", "far4")
     if state == "blocked":  # else the tunnel's route is as near as any
         passes |= names(("near4",), {"dontroute"})
     return passes

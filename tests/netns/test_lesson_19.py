@@ -49,7 +49,7 @@ def delete_rules(lab: Laboratory) -> None:
 def complete(subject: Subject, routing: bool) -> bool:
     """Whether both layers stand."""
     ours = ruleset(subject.lab)
-    return "hook output" in ours and (ours.count(f"lookup {TABLE}") == 2) == routing
+    return "hook output" in ours and (ours.count(f"lookup {TABLE}") == 3) == routing
 
 
 def at_idle(subject: Subject) -> None:

@@ -51,7 +51,7 @@ def forget(lab: Laboratory) -> None:
     """What a reboot does to the kernel's rules."""
     lab.laptop.run("nft", "flush", "ruleset")
     for family in ("-4", "-6"):
-        lab.laptop.run("ip", family, "rule", "del", "table", "1953853047", check=False)
+        lab.laptop.run("ip", family, "rule", "flush", "table", "1953853047")
 
 
 def test_a_machine_that_nobody_has_set_up_is_never_locked(fresh: Subject) -> None:

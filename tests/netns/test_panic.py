@@ -66,7 +66,7 @@ RUIN = {
     "a corrupt store": f"echo nonsense >{STATE}/tunwarden.db",
     "no bus": "rm -r /run/dbus",
     "no table": "nft flush ruleset",
-    "no rules": "ip rule del table 1953853047; ip -6 rule del table 1953853047",
+    "no rules": "ip rule flush table 1953853047; ip -6 rule flush table 1953853047",
     "damaged profiles": f"for each in {STATE}/profiles/*; do echo nonsense >$each; done",
     "no state": f"rm -r {STATE}",
     "half an upgrade": "rm -rf /run/tunwarden /etc/tunwarden",

@@ -69,7 +69,7 @@ def test_one_layer_is_taken_away(blocked: Subject, attack: tuple[str, ...]) -> N
     assert ("nft (process" in told) == (attack[0] == "nft"), told
     ours = ruleset(lab)
     assert "hook output" in ours
-    assert ours.count(f"lookup {TABLE}") == 2
+    assert ours.count(f"lookup {TABLE}") == 3
     assert ours.count("unreachable default") == 2
 
 
@@ -79,7 +79,7 @@ def test_without_either_layer_the_flood_leaves(blocked: Subject) -> None:
     blocked.kill()
     lab.laptop.run("nft", "flush", "ruleset")
     for family in ("-4", "-6"):
-        lab.laptop.run("ip", family, "rule", "del", "table", TABLE)
+        lab.laptop.run("ip", family, "rule", "flush", "table", TABLE)
     with lab.meter() as meter, flood(lab):
         time.sleep(0.3)
         assert len(meter.leaks()) > 100

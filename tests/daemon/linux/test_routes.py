@@ -297,7 +297,7 @@ def test_set_twice_never_piles_up(host: Host, state: Path) -> None:
     go(host, work)
     for family in ((), ("-6",)):
         shown = host.run("ip", *family, "rule", "show").stdout
-        assert shown.count("lookup 1953853047") == 1
+        assert shown.count("lookup 1953853047") == 1  # with the local network allowed there is no END
         assert "100:\tnot from all fwmark 0x74756e77 lookup 1953853047" in shown
         assert "suppress_prefixlength" not in shown
 
@@ -329,6 +329,25 @@ def test_tampering_is_seen_and_undone(host: Host, state: Path, tampering: tuple[
     go(host, work)
     assert way(host, "198.51.100.1") == "tunwarden0"
     assert host.run("ip", "rule", "show").stdout.count("1953853047") == 1
+    assert host.run("ip", "-6", "rule", "show").stdout.count("1953853047") == 2
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("tampering", ["del pref 101", "add pref 50 lookup 1953853047 unreachable"])
+def test_tampering_with_the_second_rule_is_seen_and_undone(host: Host, state: Path, tampering: str) -> None:
+    async def work() -> None:
+        layer = LinuxRoutes(state)
+        await layer.set(CONNECTED)
+        host.run("ip", "-6", "rule", *tampering.split())
+        assert not await layer.verify(CONNECTED)
+        await layer.set(CONNECTED)
+        assert await layer.verify(CONNECTED)
+        await layer.set(CONNECTED_LAN)  # what is local is looked up in main
+        assert "101:" not in host.run("ip", "-6", "rule", "show").stdout
+        await layer.reset()
+        assert "1953853047" not in host.run("ip", "-6", "rule", "show").stdout
+
+    go(host, work)
 
 
 @pytest.mark.netns
