@@ -22,7 +22,8 @@ COMMANDS = {
     "disconnect": "give it up",
     "reconnect": "take the tunnel down and up again",
     "networks": "the networks this machine is on, and their verdict",
-    "known": "saved networks: list, add, forget",
+    "known": "saved networks: list, add, edit, forget, export, import",
+    "prompts": "questions about networks: answer them here",
     "profiles": "VPN configurations: list, import, remove",
     "killswitch": "block when the tunnel drops: on, off",
     "lockdown": "block also while disconnected: on, off",
@@ -32,7 +33,7 @@ COMMANDS = {
     "panic-reset": "reopen the machine without the daemon",
 }
 
-EPILOG = "exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon, 4 not permitted, 5 timed out"
+EPILOG = "exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon, 4 not permitted, 5 timed out, 6 alarm"
 
 
 class Command(Protocol):
