@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 ETH_IPV4, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD  # <linux/if_ether.h>
 TCP, ICMPV6, NEIGHBOUR_SOLICITATION = 6, 58, 135
 TOKEN_BYTES, MOST_HOPS = 16, 3
+DRAWS = 100  # of a random target, before one is used twice
 
 Network = IPv4Network | IPv6Network
 
@@ -57,13 +58,23 @@ class Frame:
 def probes(links: Sequence[str], networks: Sequence[Network]) -> list[Probe]:
     """Each kind to each network, bound to no link and to each of them. Every probe has its own random target, as far
     as the network has room for that: then even a question for the target's hardware address tells whose it is."""
-    return [Probe(kind, target(network), link) for link in (None, *links) for network in networks for kind in Kind]
+    taken: set[IPv4Address | IPv6Address] = set()
+    found = []
+    for link in (None, *links):
+        for network in networks:
+            for kind in Kind:
+                found.append(Probe(kind, target(network, taken), link))
+                taken.add(found[-1].target)
+    return found
 
 
-def target(network: Network) -> IPv4Address | IPv6Address:
-    """A random host of the network; its only address where it is a single one."""
+def target(network: Network, taken: Collection[IPv4Address | IPv6Address] = ()) -> IPv4Address | IPv6Address:
+    """A random host of the network, not one of `taken` if others are found; its only address if it is a single one."""
     spare = network.num_addresses
-    return network[1 + secrets.randbelow(spare - 2)] if spare > 2 else network[0]
+    if spare <= 2:
+        return network[0]
+    drawn = (network[1 + secrets.randbelow(spare - 2)] for _ in range(DRAWS))
+    return next((each for each in drawn if each not in taken), network[1])
 
 
 def payload(probe: Probe) -> bytes:

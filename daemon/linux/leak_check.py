@@ -34,6 +34,7 @@ CONTROL_S, LOOK_S = 1.0, 0.02
 SHOWN_BYTES = 64  # of a frame, as evidence
 RECEIVE_BYTES = 1 << 20
 TOKEN_BYTES = 16
+DRAWS = 100  # of a random target, before one is used twice
 TARGETS = (IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8::/32"))
 KINDS = ("UDP", "TCP", "ICMP")
 PORTS = {"UDP": 33434, "TCP": 443, "ICMP": 0}
@@ -188,10 +189,13 @@ async def _control(capture: Capture, links: Mapping[str, int]) -> None:
 
 def _probes(links: Mapping[str, int]) -> Iterable[Probe]:
     """Each has a target of its own, so that whoever asks the link for it is known to look for this probe's way."""
+    taken: set[IPv4Address | IPv6Address] = set()
     for link in (None, *links.items()):
         for network in TARGETS:
             for kind in KINDS:
-                target = network[1 + secrets.randbelow(network.num_addresses - 2)]
+                drawn = (network[1 + secrets.randbelow(network.num_addresses - 2)] for _ in range(DRAWS))
+                target = next((each for each in drawn if each not in taken), network[1])
+                taken.add(target)
                 yield Probe(kind, target, link, secrets.token_bytes(TOKEN_BYTES))
 
 

@@ -197,11 +197,11 @@ def reaches(lab: Laboratory, flow: Flow, tries: int) -> bool:
     return False
 
 
-# What goes on after the block: nothing, but for bound flows, which routing alone cannot hold (L11).
+# What goes on after the block: nothing, but for bound flows of IPv4, which routing alone cannot hold (L11).
 GO_ON: dict[tuple[str, bool], set[str]] = {
     ("both", False): set(), ("both", True): set(),
     ("firewall", False): set(), ("firewall", True): set(),
-    ("routing", False): set(), ("routing", True): EVERY,
+    ("routing", False): set(), ("routing", True): {name for name in EVERY if name.endswith("4")},
 }  # fmt: skip
 INBOUND_HOLDS = {"both": True, "firewall": True, "routing": False}
 

@@ -74,7 +74,7 @@ ALL = {**UNMARKED, **BOUND, **THE_VPN_ITSELF, **MARKED}
 LEAVES = {
     "both": set(THE_VPN_ITSELF),
     "firewall": set(THE_VPN_ITSELF),
-    "routing": {*THE_VPN_ITSELF, *MARKED, *BOUND},
+    "routing": {*THE_VPN_ITSELF, *MARKED, *BOUND} - {"bound: IPv6"},  # whose rule of its own ends that way
     "neither": set(ALL),
     "wg-quick": set(BOUND),  # its mark is another one, so ours opens nothing there
 }

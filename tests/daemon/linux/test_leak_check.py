@@ -72,6 +72,9 @@ def laptop() -> Iterator[Host]:
             "address add 192.0.2.2/24 dev down0", "address add 2001:db8:1::2/64 dev down0 nodad",
         )  # fmt: skip
         host.ip("route add default via 192.0.2.2", "route add default via 2001:db8:1::2")
+        for number in (0, 1):  # the kernel announces a carrier a moment later
+            while "state UP" not in host.run("ip", "link", "show", f"up{number}").stdout:
+                time.sleep(0.01)
         yield host
 
 
