@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Links(Protocol):
 
     async def read(self) -> tuple[Link, ...]:
         """All links, whole, from the kernel."""
+        ...
+
+    def gateway_macs(self, links: Iterable[Link]) -> Mapping[str, bytes]:
+        """By ifname, who answers for the default gateway; whoever is not told is being asked. Raises HostError."""
         ...
 
     def watch(self) -> AsyncIterator[None]:

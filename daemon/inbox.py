@@ -28,6 +28,18 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentsHint:
+    """Somebody who can ask people has come, or gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """The time to answer a prompt is over."""
+
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class TamperHint:
     """Our rules may have been changed, as `what` says: by us, or by somebody else; `foreign`: certainly not by us."""
 
@@ -60,7 +72,7 @@ class Command:
     done: asyncio.Future[None]
 
 
-Inboxed = Event | LinksHint | WifiHint | TamperHint | SleepHint | Overdue | Checked | Command
+Inboxed = Event | LinksHint | WifiHint | TamperHint | SleepHint | AgentsHint | Unanswered | Overdue | Checked | Command
 
 
 def coalesced(batch: list[Inboxed]) -> list[Inboxed]:

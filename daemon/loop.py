@@ -14,11 +14,25 @@ from daemon.attempts import Attempts
 from daemon.checks import Checks
 from daemon.enforce import EnforceError, Enforcer
 from daemon.host import Host, HostError, Sleeping, Touch
-from daemon.inbox import Checked, Command, Inboxed, LinksHint, Overdue, SleepHint, TamperHint, WifiHint, coalesced
+from daemon.inbox import (
+    AgentsHint,
+    Checked,
+    Command,
+    Inboxed,
+    LinksHint,
+    Overdue,
+    SleepHint,
+    TamperHint,
+    Unanswered,
+    WifiHint,
+    coalesced,
+)
 from daemon.machine import START, step
+from daemon.prompts import Prompts
 from daemon.store import Store, StoreError
-from policies.decide import ANYWHERE, Decision, Intent, Manual, decide, intent_after
-from policies.facts import Facts, Link, LinkKind
+from policies.classify import learned
+from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
+from policies.facts import Facts, Link, LinkKind, WifiNetwork, WifiSource
 from policies.firewall import at_boot, firewall
 from policies.profiles import WireGuardProfile
 from policies.profiles import facts as profile_facts
@@ -51,6 +65,7 @@ T = TypeVar("T")
 # same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
 REREAD_S = 0.3
 FIRST_LOOKS, FIRST_LOOK_S = 10, 0.02
+GATEWAY_LOOKS, GATEWAY_LOOK_S = 50, 0.05  # for a router's answer: nobody announces it
 LOOK_AGAIN_S = 60.0  # after a leak was found: whoever mends it should see the alarm end
 AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
 
@@ -65,6 +80,9 @@ class Loop:
         self.intent: Intent = store.intent()
         self.facts = Facts(store_broken=store.trouble is not None)
         self.known: tuple[KnownNetwork, ...] = ()
+        # made of the first two, which are then the same objects
+        self._asking = 0  # how often a router was looked for that has not answered
+        self._in_force: tuple[Settings, tuple[KnownNetwork, ...], Settings] = (settings, self.known, settings)
         self.profiles: Mapping[str, WireGuardProfile] = {}
         self.enforcer = Enforcer(host.firewall, host.routes)
         self.warnings: dict[str, str] = {}  # by topic, so that a warning ends when its topic is well again
@@ -79,6 +97,7 @@ class Loop:
         self._on_change = on_change
         self._inbox: asyncio.Queue[Inboxed] = asyncio.Queue()
         self._attempts = Attempts(host.tunnel, self.post, lambda text: self.warn("tunnel", text))
+        self.prompts = Prompts(lambda: self.post(AgentsHint()), self._expire)
         self._checks = Checks(host.leak_check, host.obstacles, self.post)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._generations: dict[str, int] = {}  # of a Wi-Fi link: grows with each association
@@ -140,8 +159,17 @@ class Loop:
                 if self.facts != before or self.warnings != told:
                     await self._handle(self._seen(before))
             case Overdue(ifname, generation):
-                if self._generations.get(ifname) == generation and ifname not in self.facts.wifi:
+                waits = ifname not in self.facts.wifi or ifname in self._awaiting
+                if self._generations.get(ifname) == generation and waits:
                     self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
+                    await self._handle(Changed())
+            case AgentsHint():
+                if self.facts.agents != self.prompts.agents:
+                    self.facts = replace(self.facts, agents=self.prompts.agents)
+                    await self._handle(Changed())
+            case Unanswered(prompt):
+                if network := self.prompts.expired(prompt):
+                    self.settle(Answer(network, self.settings.wifi.prompt_fallback, Rule.FALLBACK))
                     await self._handle(Changed())
             case TamperHint(what, foreign):
                 await self._put_back(what, foreign)
@@ -240,10 +268,12 @@ class Loop:
             log.info("state", phase=self.state.phase, cause=self.state.cause, after=type(event).__name__)
         await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))
         self._look_behind(before, event)
+        self._learn()
         if self._moved and self.state.phase is Phase.CONNECTED and decision.routable:
             self._moved = False
             self.host.tunnel.moved()
         self._on_change()
+        self.prompts.follow(self.decision, self.facts, self.enforcer.enforced, self.settings, self.known)
         await self._keep_lockdown()
 
     def _look_behind(self, before: State, event: Event) -> None:
@@ -298,6 +328,14 @@ class Loop:
             self.warnings.pop("store", None)
         except StoreError as err:
             self.warn("store", f"The choice could not be saved and is lost at the next start: {err}")
+
+    def settle(self, answer: Answer) -> None:
+        """What a prompt came to. Post Changed afterwards."""
+        others = tuple(each for each in self.intent.answers if each.network != answer.network)
+        self.keep(replace(self.intent, answers=(*others, answer)))
+
+    def _expire(self, ifname: str, delay_s: float, prompt: str) -> None:
+        self._later(f"prompt {ifname}", delay_s, Unanswered(prompt))
 
     def decide_anew(self) -> None:
         """A user says what is wanted: that settles what a damaged store left open."""
@@ -416,6 +454,7 @@ class Loop:
         # What was known of a former association says nothing about the next one.
         found = {ifname: network for ifname, network in self.facts.wifi.items() if ifname in same}
         self.facts = replace(self.facts, links=links, wifi=found, overdue=self.facts.overdue & same)
+        self.facts = replace(self.facts, wifi=self._behind(found))  # with the first route a router can be asked for
 
     async def _first_wifi(self) -> None:
         """A restart on a joined network must not cut it off for the moment that its source needs to be reached."""
@@ -428,6 +467,7 @@ class Loop:
 
     def _expect(self, ifname: str) -> None:
         generation = self._generations.get(ifname, 0) + 1
+        self._asking = 0
         self._generations[ifname] = generation
         self._later(f"overdue {ifname}", self.settings.wifi.identify_timeout, Overdue(ifname, generation))
         self._later(f"reread {ifname}", REREAD_S, WifiHint())
@@ -435,18 +475,67 @@ class Loop:
     async def _read_wifi(self) -> None:
         found = await self.host.wifi.read()
         up = {link.ifname for link in self.facts.uplinks if link.kind is LinkKind.WIFI}
-        wifi = {ifname: network for ifname, network in found.items() if ifname in up}
+        wifi = self._behind({ifname: network for ifname, network in found.items() if ifname in up})
         for ifname in self.facts.wifi.keys() - wifi.keys():
             self._expect(ifname)  # its source has gone: if nobody else tells in time, it is a strange network
-        self.facts = replace(self.facts, wifi=wifi, overdue=self.facts.overdue - wifi.keys())
+        self.facts = replace(self.facts, wifi=wifi, overdue=self.facts.overdue - (wifi.keys() - self._awaiting))
+
+    def _behind(self, wifi: Mapping[str, WifiNetwork]) -> dict[str, WifiNetwork]:
+        """With the routers they are behind. One that was told stays told while it is silent, until the link drops."""
+        try:
+            macs = self.host.links.gateway_macs(link for link in self.facts.uplinks if link.ifname in wifi)
+        except HostError as err:
+            log.warning("routers unreadable", error=str(err))
+            macs = {}
+        told = {ifname: network.gateway_mac for ifname, network in self.facts.wifi.items()}
+        if wifi.keys() - macs.keys() and any(link.gateways for link in self.facts.uplinks if link.ifname in wifi):
+            if self._asking < GATEWAY_LOOKS:
+                self._asking += 1
+                self._later("gateway", GATEWAY_LOOK_S, WifiHint())
+        else:
+            self._asking = 0
+        return {
+            ifname: replace(network, gateway_mac=macs.get(ifname) or told.get(ifname, b""))
+            for ifname, network in wifi.items()
+        }
+
+    @property
+    def _awaiting(self) -> frozenset[str]:
+        """Links of which only the router's address is missing."""
+        judged = self.decision.judgements
+        return frozenset(each.ifname for each in judged if each.classification and each.classification.awaits_gateway)
+
+    def _learn(self) -> None:
+        """Access points of networks that learn; association alone proves nothing."""
+        for each in self.decision.judgements:
+            network, link = self.facts.wifi.get(each.ifname), self.facts.link(each.ifname)
+            if network is None or link is None or each.classification is None:
+                continue
+            met = network.source is WifiSource.NL80211 or link.gateways
+            if met and (more := learned(network, each.classification)):
+                try:
+                    self.store.save_known(more)
+                except StoreError as err:
+                    self.warn("known", f"An access point could not be learned: {err}")
+                    continue
+                self.known = tuple(more if known.key == more.key else known for known in self.known)
 
     # --- settings, profiles ------------------------------------------------------------------------------------------
 
     def _settings_in_force(self) -> Settings:
-        """The administrator's settings with the networks that users saved; the administrator's come first."""
-        fixed = {network.ssid for network in self.settings.known}
-        added = tuple(network for network in self.known if network.ssid not in fixed)
-        return self.settings.model_copy(update={"known": (*self.settings.known, *added)}) if added else self.settings
+        """The administrator's settings with the networks that users saved; the administrator's come first.
+
+        Made anew only when one of them has changed: the index of ten thousand names is kept with the list.
+        """
+        settings, known, in_force = self._in_force
+        if settings is not self.settings or known is not self.known:
+            fixed = {network.key for network in self.settings.known}
+            added = tuple(network for network in self.known if network.key not in fixed)
+            in_force = self.settings
+            if added:
+                in_force = self.settings.model_copy(update={"known": (*self.settings.known, *added)})
+            self._in_force = (self.settings, self.known, in_force)
+        return in_force
 
     def take_settings(self, settings: Settings) -> None:
         """Put other settings in force. Post Changed afterwards."""

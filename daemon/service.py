@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -15,22 +16,33 @@ from pydantic import ValidationError
 from daemon import status as tell
 from daemon.host import HostError
 from daemon.loop import Loop
+from daemon.prompts import rule_to_save
 from daemon.store import StoreError
 from ipc import interface
 from ipc.access import Caller
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
 from policies.classify import ssid_text
-from policies.decide import Manual
+from policies.decide import Answer, Manual, Rule
 from policies.facts import Address, Security, WifiNetwork
 from policies.profiles import ProfileError, WireGuardProfile, parse_wireguard, with_addresses
 from policies.profiles import facts as profile_facts
-from policies.settings import KnownNetwork, SettingsError, WifiAction, parse_settings
+from policies.settings import (
+    KnownNetwork,
+    Problem,
+    SettingsError,
+    WifiAction,
+    known_from_json,
+    known_to_json,
+    parse_settings,
+)
 from policies.states import Changed, Event, Reconnect, State, Target
 
 log = structlog.get_logger()
 
 RESOLVE_S = 5.0  # for the names of an imported profile's servers
+KNOWN_PAGE = 200  # networks of one answer: whoever asks for all of them must not stop the loop
+KNOWN_LINES, KNOWN_MOST = 500, 20_000  # networks of one import, and of all users
 
 
 class DaemonService:
@@ -156,11 +168,12 @@ class DaemonService:
     async def current(self, caller: Caller) -> tuple[interface.Network, ...]:
         return self.feed.status.networks
 
-    async def list_known(self, caller: Caller) -> tuple[interface.KnownNetwork, ...]:
+    async def list_known(self, caller: Caller, start: int = 0) -> tuple[interface.KnownNetwork, ...]:
         fixed = self._loop.settings.known
-        names = {network.ssid for network in fixed}
-        added = [network for network in self._loop.known if network.ssid not in names]
-        return (*(_known(each, "settings") for each in fixed), *(_known(each, "user") for each in added))
+        names = {network.key for network in fixed}
+        added = [network for network in self._loop.known if network.key not in names]
+        everything = (*((each, "settings") for each in fixed), *((each, "user") for each in added))
+        return tuple(_known(network, source) for network, source in everything[max(start, 0) :][:KNOWN_PAGE])
 
     async def add_known(
         self,
@@ -171,29 +184,109 @@ class DaemonService:
         action: str | None,
         profile: str | None,
         allow_lan: bool = False,
+        pin: bool = False,
+        learn: bool = False,
     ) -> interface.KnownNetwork:
         saved: list[KnownNetwork] = []
 
         async def run() -> Event:
             name, joined = self._named(ssid, ssid_hex)
-            if profile and profile not in self._loop.profiles:
-                raise no_such_profile(profile)
-            minimum = Security(security) if security else joined.offered if joined else Security.WPA2
-            network = known_network(name, minimum, action, profile, allow_lan)
-            if any(each.ssid == name for each in self._loop.settings.known):
-                raise ServiceError(
-                    Error.LOCKED,
-                    "AddKnown",
-                    f"“{ssid_text(name)}” stands in the administrator's settings.",
-                    "Change [[known]] in /etc/tunwarden/tunwarden.toml.",
+            if pin and (joined is None or len(joined.bssid) != 6):
+                why = (
+                    "its access point cannot be read."
+                    if joined
+                    else "it is not joined now, so nothing is to be pinned."
                 )
-            self._saving(lambda: self._loop.store.save_known(network))
-            self._loop.load_known()
+                raise ServiceError(Error.NO_SUCH_NETWORK, "AddKnown", why, "Join it first, or name the access points.")
+            minimum = Security(security) if security else joined.offered if joined else Security.WPA2
+            network = checked(
+                "AddKnown",
+                lambda: KnownNetwork(
+                    ssid=name,
+                    minimum_security=minimum,
+                    action=WifiAction(action) if action else None,
+                    profile=profile or None,
+                    allow_lan=allow_lan,
+                    bssids=frozenset((joined.bssid,)) if pin and joined else frozenset(),
+                    gateways=frozenset((joined.gateway_mac,)) if pin and joined and joined.gateway_mac else frozenset(),
+                    learn=learn,
+                ),
+            )
+            self._save_known("AddKnown", (network,))
             saved.append(network)
             return Changed()
 
         await self._change(caller, "save a known network", run)
         return _known(saved[0], "user")
+
+    async def edit_known(
+        self, caller: Caller, ssid_hex: str, changes: str, pattern: bool = False
+    ) -> interface.KnownNetwork:
+        saved: list[KnownNetwork] = []
+
+        async def run() -> Event:
+            before = self._saved("EditKnown", ssid_hex, pattern)
+            network = checked("EditKnown", lambda: changed_known(before, changes))
+            self._save_known("EditKnown", (network,), instead_of=before)
+            saved.append(network)
+            return Changed()
+
+        await self._change(caller, "edit a known network", run)
+        return _known(saved[0], "user")
+
+    async def import_known(self, caller: Caller, text: str) -> int:
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if len(lines) > KNOWN_LINES:
+            raise invalid("ImportKnown", f"{len(lines)} networks at once; up to {KNOWN_LINES} are taken")
+        networks: dict[tuple[bool, bytes], KnownNetwork] = {}
+        for number, line in lines:
+            network = checked(f"ImportKnown, line {number}", lambda line=line: known_from_json(line))  # type: ignore[misc]
+            if network.key in networks:
+                raise invalid(f"ImportKnown, line {number}", "an earlier line has the same name")
+            networks[network.key] = network
+
+        async def run() -> Event:
+            self._save_known("ImportKnown", tuple(networks.values()))
+            return Changed()
+
+        await self._change(caller, f"import {len(networks)} known networks", run)
+        return len(networks)
+
+    def _saved(self, what: str, ssid_hex: str, pattern: bool) -> KnownNetwork:
+        """The network of that name that a user saved."""
+        try:
+            key = (pattern, bytes.fromhex(ssid_hex))
+        except ValueError:
+            raise invalid(what, "ssid_hex: two hexadecimal digits a byte are needed.") from None
+        if any(each.key == key for each in self._loop.settings.known):
+            raise _fixed(what, key[1])
+        for network in self._loop.known:
+            if network.key == key:
+                return network
+        raise ServiceError(
+            Error.NO_SUCH_NETWORK,
+            what,
+            f"“{ssid_text(key[1])}” is not saved.",
+            "`tunwarden known list` shows the saved ones.",
+        )
+
+    def _save_known(
+        self, what: str, networks: tuple[KnownNetwork, ...], instead_of: KnownNetwork | None = None
+    ) -> None:
+        """All or none, in the store and then in force."""
+        loop, fixed = self._loop, {each.key for each in self._loop.settings.known}
+        for network in networks:
+            if network.profile is not None and network.profile not in loop.profiles:
+                raise no_such_profile(network.profile)
+            if network.key in fixed:
+                raise _fixed(what, network.ssid)
+        after = {each.key: each for each in loop.known} | {each.key: each for each in networks}
+        if instead_of is not None and instead_of.key not in {each.key for each in networks}:
+            raise invalid(what, "the name stays: add the other one and forget this")
+        if len(after) > KNOWN_MOST:
+            raise ServiceError(Error.NOT_NOW, what, f"{KNOWN_MOST} networks are saved already.", "Forget some first.")
+        self._saving(lambda: loop.store.save_known(*networks))
+        loop.known = tuple(after[key] for key in sorted(after))  # as the store would read them, which takes a while
 
     def _named(self, ssid: str | None, ssid_hex: str | None) -> tuple[bytes, WifiNetwork | None]:
         """The SSID that is meant, and the network if it is joined now."""
@@ -213,31 +306,37 @@ class DaemonService:
             raise invalid("AddKnown", "ssid_hex: two hexadecimal digits a byte are needed.") from None
         return name, next((each for each in joined if each.ssid == name), None)
 
-    async def forget_known(self, caller: Caller, ssid_hex: str) -> None:
+    async def forget_known(self, caller: Caller, ssid_hex: str, pattern: bool = False) -> None:
         async def run() -> Event:
-            try:
-                ssid = bytes.fromhex(ssid_hex)
-            except ValueError:
-                raise invalid("ForgetKnown", "ssid_hex: two hexadecimal digits a byte are needed.") from None
-            found = False
-
-            def forget() -> None:
-                nonlocal found
-                found = self._loop.store.forget_known(ssid)
-
-            self._saving(forget)
-            if not found:
-                fixed = any(each.ssid == ssid for each in self._loop.settings.known)
-                raise ServiceError(
-                    Error.LOCKED if fixed else Error.NO_SUCH_NETWORK,
-                    "ForgetKnown",
-                    f"“{ssid_text(ssid)}” {'stands in the administrator’s settings' if fixed else 'is not saved'}.",
-                    "`tunwarden known list` shows the saved ones.",
-                )
-            self._loop.load_known()
+            network = self._saved("ForgetKnown", ssid_hex, pattern)
+            self._saving(lambda: self._loop.store.forget_known(network.key))
+            self._loop.known = tuple(each for each in self._loop.known if each.key != network.key)
             return Changed()
 
         await self._change(caller, "forget a known network", run)
+
+    # --- Prompts -----------------------------------------------------------------------------------------------------
+
+    async def waiting_prompts(self, caller: Caller) -> tuple[interface.Prompt, ...]:
+        return self._loop.prompts.waiting
+
+    def watch_prompts(self, caller: Caller) -> AsyncGenerator[interface.Prompt | None, None]:
+        log.info("an agent listens", uid=caller.uid, pid=caller.pid, face=caller.transport.value)
+        return self._loop.prompts.listen()
+
+    async def answer_prompt(self, caller: Caller, id: str, answer: str, remember: bool = False) -> None:
+        async def run() -> Event:
+            loop = self._loop
+            asked = loop.prompts.find(id)
+            if remember:
+                rule = rule_to_save(asked.judgement, answer, loop.facts, loop.settings, loop.known)
+                self._saving(lambda: loop.store.save_known(rule))
+                loop.load_known()
+            loop.prompts.answered(id, answer)
+            loop.settle(Answer(asked.judgement.network, WifiAction(answer), Rule.ANSWER))
+            return Changed()
+
+        await self._change(caller, f"answer {answer}{' for ever' if remember else ''}", run)
 
     # --- Profiles ----------------------------------------------------------------------------------------------------
 
@@ -338,23 +437,40 @@ class DaemonService:
             ) from err
 
 
-def known_network(
-    ssid: bytes, minimum: Security, action: str | None, profile: str | None, allow_lan: bool
-) -> KnownNetwork:
-    """What a caller wants saved, checked by the rules of the settings file. Raises ServiceError."""
+def checked(what: str, make: Callable[[], KnownNetwork]) -> KnownNetwork:
+    """What a caller wants saved, held to the rules of the settings file. Raises ServiceError."""
     try:
-        return KnownNetwork(
-            ssid=ssid,
-            minimum_security=minimum,
-            action=WifiAction(action) if action else None,
-            profile=profile or None,
-            allow_lan=allow_lan,
-        )
+        return make()
+    except SettingsError as err:
+        first = err.problems[0]
+        where = f"{first.key}: " if first.key else ""
+        raise invalid(
+            what, f"{where}{first.problem}" + (f"; allowed: {first.allowed}" if first.allowed else "")
+        ) from None
     except ValidationError as err:
         # pydantic's own text has several lines and an address of its documentation.
-        raise invalid(
-            "AddKnown", "; ".join(each["msg"].removeprefix("Value error, ") for each in err.errors())
-        ) from None
+        raise invalid(what, "; ".join(each["msg"].removeprefix("Value error, ") for each in err.errors())) from None
+
+
+def changed_known(network: KnownNetwork, changes: str) -> KnownNetwork:
+    """The network with the keys of a JSON object put in place of its own; null ends one. Raises SettingsError."""
+    try:
+        wanted = json.loads(changes)
+    except (ValueError, RecursionError):
+        wanted = None
+    if not isinstance(wanted, dict):
+        raise SettingsError([Problem("changes", 1, "", "not a JSON object")])
+    keys = {**json.loads(known_to_json(network)), **wanted}
+    return known_from_json(json.dumps({key: value for key, value in keys.items() if value is not None}))
+
+
+def _fixed(what: str, ssid: bytes) -> ServiceError:
+    return ServiceError(
+        Error.LOCKED,
+        what,
+        f"“{ssid_text(ssid)}” stands in the administrator's settings.",
+        "Change [[known]] in /etc/tunwarden/tunwarden.toml.",
+    )
 
 
 def invalid(what: str, why: str) -> ServiceError:
@@ -378,4 +494,10 @@ def _known(network: KnownNetwork, source: str) -> interface.KnownNetwork:
         profile=network.profile,
         allow_lan=bool(network.allow_lan),
         source=source,
+        pattern=network.pattern,
+        exceptions=tuple(ssid_text(pattern) for pattern in network.exceptions),
+        bssids=tuple(mac.hex(":") for mac in sorted(network.bssids)),
+        gateways=tuple(mac.hex(":") for mac in sorted(network.gateways)),
+        learn=network.learn,
+        entry=known_to_json(network),
     )

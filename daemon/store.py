@@ -14,14 +14,14 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from daemon import files
-from policies.decide import Intent, Manual
+from policies.decide import Answer, Intent, Manual, Rule
 from policies.profiles import WireGuardProfile, from_json, to_json
-from policies.settings import KnownNetwork, known_from_json, known_to_json
+from policies.settings import KnownNetwork, WifiAction, known_from_json, known_to_json
 from policies.states import Target
 
 _SCHEMA = """
@@ -64,6 +64,7 @@ class Store:
         self.damaged_profiles: frozenset[str] = frozenset()
         self._file = self.folder / "tunwarden.db"
         self._now = now
+        self._intent = ""  # as it was saved last
         try:
             self._db = self._prepared()
         except (OSError, sqlite3.Error) as err:
@@ -183,6 +184,18 @@ class Store:
         except sqlite3.Error as err:
             raise StoreError(f"{self._file}: {err}") from err
 
+    def _write_all(self, statement: str, rows: list[tuple[str, str]]) -> None:
+        """All of them, or none."""
+        if self.unkept:
+            raise StoreError(self.unkept)
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(statement, rows)
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as err:
+            raise StoreError(f"{self._file}: {err}") from err
+
     def _read(self, statement: str, *values: str) -> list[Any]:
         try:
             return self._db.execute(statement, values).fetchall()
@@ -204,7 +217,10 @@ class Store:
 
     def save_intent(self, intent: Intent) -> None:
         """Raises StoreError."""
-        self._write(_KEEP, ("intent", _intent_to_json(intent)))
+        text = _intent_to_json(intent)
+        if text != self._intent:  # what does not outlive a restart is not worth the wait for the disk
+            self._write(_KEEP, ("intent", text))
+            self._intent = text
 
     def decided(self) -> None:
         """A user has said what is wanted: `trouble` ends, also for the next start. Raises StoreError."""
@@ -227,20 +243,21 @@ class Store:
     # --- known networks ----------------------------------------------------------------------------------------------
 
     def known(self) -> tuple[KnownNetwork, ...]:
-        """The networks users saved, by SSID bytes. Raises StoreError."""
+        """The networks users saved: names by their bytes, then patterns by theirs. Raises StoreError."""
         try:
             return tuple(known_from_json(text) for (text,) in self._read("SELECT network FROM known ORDER BY ssid"))
         except ValueError as err:
             raise StoreError(f"{self._file}: {err}") from err
 
-    def save_known(self, network: KnownNetwork) -> None:
-        """Replaces the one of the same SSID. Raises StoreError."""
-        self._write("INSERT OR REPLACE INTO known VALUES (?, ?)", (network.ssid.hex(), known_to_json(network)))
+    def save_known(self, *networks: KnownNetwork) -> None:
+        """Replaces those of the same names; all or none. Raises StoreError."""
+        rows = [(_known_key(network.key), known_to_json(network)) for network in networks]
+        self._write_all("INSERT OR REPLACE INTO known VALUES (?, ?)", rows)
 
-    def forget_known(self, ssid: bytes) -> bool:
-        """Whether there was one. Raises StoreError."""
-        there = bool(self._read("SELECT 1 FROM known WHERE ssid = ?", ssid.hex()))
-        self._write("DELETE FROM known WHERE ssid = ?", (ssid.hex(),))
+    def forget_known(self, key: tuple[bool, bytes]) -> bool:
+        """By `KnownNetwork.key`; whether there was one. Raises StoreError."""
+        there = bool(self._read("SELECT 1 FROM known WHERE ssid = ?", _known_key(key)))
+        self._write("DELETE FROM known WHERE ssid = ?", (_known_key(key),))
         return there
 
     # --- profiles ----------------------------------------------------------------------------------------------------
@@ -293,8 +310,15 @@ def _reason(err: OSError | sqlite3.Error) -> str:
     return (err.strerror if isinstance(err, OSError) else None) or str(err)
 
 
+def _known_key(key: tuple[bool, bytes]) -> str:
+    """A name as its hexadecimal digits, a pattern marked as one: none of them sorts or reads as the other."""
+    pattern, ssid = key
+    return f"pattern {ssid.hex()}" if pattern else ssid.hex()
+
+
 def _intent_to_json(intent: Intent) -> str:
-    return json.dumps(asdict(intent))
+    lasting = tuple(each for each in intent.answers if each.rule is Rule.ANSWER)  # the others follow from the rules
+    return json.dumps(asdict(replace(intent, answers=lasting)))
 
 
 def _intent_from_json(text: str) -> Intent:
@@ -303,7 +327,11 @@ def _intent_from_json(text: str) -> Intent:
     manual = values.pop("manual")
     target = Target(values.pop("target"))
     chosen = Manual(Target(manual["choice"]), str(manual["network"])) if manual is not None else None
-    intent = Intent(target=target, manual=chosen, **values)
+    answers = tuple(
+        Answer(str(each["network"]), WifiAction(each["action"]), Rule(each["rule"]))
+        for each in values.pop("answers", ())  # earlier versions kept none
+    )
+    intent = Intent(target=target, manual=chosen, answers=answers, **values)
     if not isinstance(intent.kill_switch, bool) or not isinstance(intent.lockdown, bool):
         raise ValueError("kill_switch and lockdown must be true or false")
     if not isinstance(intent.profile, str | None):

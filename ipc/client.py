@@ -16,7 +16,7 @@ from typing import Self, cast
 from ipc.access import Transport
 from ipc.describe import Method, methods
 from ipc.errors import Error, ServiceError, error_of
-from ipc.interface import NAME, KnownNetwork, Network, Notice, Problem, Profile, Status
+from ipc.interface import NAME, KnownNetwork, Network, Notice, Problem, Profile, Prompt, Status
 from ipc.values import typed
 
 FOLDER = "/run/tunwarden"
@@ -74,13 +74,7 @@ class Client:
 
         `left` tells how many seconds to wait for the next one: then TimeoutError. None: no limit but for the first.
         """
-        method = methods()[f"{NAME}.Manager.Watch"]
-        self._send({"method": method.wire_name, "more": True})
-        while True:
-            if left is not None:
-                self._socket.settimeout(max(left(), 0.001))
-            yield cast(Status, _result(method, self._receive()))
-            self._socket.settimeout(None)
+        return cast(Iterator[Status], self._stream("Manager.Watch", left))
 
     def get_version(self) -> str:
         return cast(str, self._call("Manager.GetVersion"))
@@ -105,8 +99,15 @@ class Client:
     def current(self) -> tuple[Network, ...]:
         return cast(tuple[Network, ...], self._call("Networks.Current"))
 
-    def list_known(self) -> tuple[KnownNetwork, ...]:
-        return cast(tuple[KnownNetwork, ...], self._call("Networks.ListKnown"))
+    def list_known(self, start: int = 0) -> tuple[KnownNetwork, ...]:
+        return cast(tuple[KnownNetwork, ...], self._call("Networks.ListKnown", start=start))
+
+    def all_known(self) -> tuple[KnownNetwork, ...]:
+        """The saved networks, in as many calls of ListKnown as that takes."""
+        found: list[KnownNetwork] = []
+        while page := self.list_known(len(found)):
+            found.extend(page)
+        return tuple(found)
 
     def add_known(
         self,
@@ -116,6 +117,8 @@ class Client:
         action: str | None = None,
         profile: str | None = None,
         allow_lan: bool = False,
+        pin: bool = False,
+        learn: bool = False,
     ) -> KnownNetwork:
         added = self._call(
             "Networks.AddKnown",
@@ -125,11 +128,32 @@ class Client:
             action=action,
             profile=profile,
             allow_lan=allow_lan,
+            pin=pin,
+            learn=learn,
         )
         return cast(KnownNetwork, added)
 
-    def forget_known(self, ssid_hex: str) -> None:
-        self._call("Networks.ForgetKnown", ssid_hex=ssid_hex)
+    def edit_known(self, ssid_hex: str, changes: str, pattern: bool = False) -> KnownNetwork:
+        edited = self._call("Networks.EditKnown", ssid_hex=ssid_hex, changes=changes, pattern=pattern)
+        return cast(KnownNetwork, edited)
+
+    def forget_known(self, ssid_hex: str, pattern: bool = False) -> None:
+        self._call("Networks.ForgetKnown", ssid_hex=ssid_hex, pattern=pattern)
+
+    def import_known(self, text: str) -> int:
+        return cast(int, self._call("Networks.ImportKnown", text=text))
+
+    # --- Prompts ---
+
+    def waiting_prompts(self) -> tuple[Prompt, ...]:
+        return cast(tuple[Prompt, ...], self._call("Prompts.Waiting"))
+
+    def watch_prompts(self, left: Callable[[], float] | None = None) -> Iterator[Prompt | None]:
+        """Be an agent: None at once, then the prompts that wait, then every change. `left`: as with `watch`."""
+        return cast(Iterator[Prompt | None], self._stream("Prompts.Watch", left))
+
+    def answer_prompt(self, id: str, answer: str, remember: bool = False) -> None:
+        self._call("Prompts.Answer", id=id, answer=answer, remember=remember)
 
     # --- Profiles ---
 
@@ -149,7 +173,16 @@ class Client:
 
     # --- the wire ---
 
-    def _call(self, name: str, /, **arguments: bool | str | None) -> object:
+    def _stream(self, name: str, left: Callable[[], float] | None) -> Iterator[object]:
+        method = methods()[f"{NAME}.{name}"]
+        self._send({"method": method.wire_name, "more": True})
+        while True:
+            if left is not None:
+                self._socket.settimeout(max(left(), 0.001))
+            yield _result(method, self._receive())
+            self._socket.settimeout(None)
+
+    def _call(self, name: str, /, **arguments: bool | int | str | None) -> object:
         method = methods()[f"{NAME}.{name}"]
         given = {key: value for key, value in arguments.items() if value is not None}
         self._socket.settimeout(self._timeout)

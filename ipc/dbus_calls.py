@@ -9,6 +9,7 @@ from dbus_fast import ErrorType, Message, Variant
 
 from ipc import interface
 from ipc.access import Caller
+from ipc.dbus_streams import Streams
 from ipc.dbus_values import signature, signature_of, value
 from ipc.dbus_xml import introspection
 from ipc.describe import Method, methods, properties
@@ -23,7 +24,7 @@ INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 LARGEST_REPLY = 1 << 20  # bytes, as JSON; nothing we answer comes near
 
 OURS = {f"{interface.NAME}.{name}" for name in interface.INTERFACES}
-METHODS = {(f"{interface.NAME}.{m.interface}", m.name): m for m in methods().values() if not m.stream}
+METHODS = {(f"{interface.NAME}.{m.interface}", m.name): m for m in methods().values() if m.on_dbus}
 STANDARD = {
     (INTROSPECTABLE, "Introspect"): "",
     (PROPERTIES, "Get"): "ss",
@@ -69,12 +70,17 @@ def target(call: Message) -> Target:
     return Target(key[0], member, method)
 
 
-async def answer(call: Message, wanted: Target, caller: Caller, dispatcher: Dispatcher, status: Status) -> Message:
+async def answer(
+    call: Message, wanted: Target, caller: Caller, dispatcher: Dispatcher, status: Status, streams: Streams
+) -> Message:
     """The reply to a call."""
     try:
         if wanted.method is None:
             return _standard(call, wanted, status)
         given = dict(zip((field.name for field in wanted.method.parameters), call.body, strict=True))
+        if wanted.method.stream:
+            await streams.open(call.sender or "", wanted.method, caller, given)
+            return Message.new_method_return(call)
         result = await dispatcher.call(wanted.method, caller, given)
     except CallError as error:
         return Message.new_error(call, error.error, error.text)

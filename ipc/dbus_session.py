@@ -11,12 +11,12 @@ from dbus_fast.aio import MessageBus
 from ipc import dbus_calls, interface
 from ipc.access import Caller, Transport
 from ipc.dbus_queue import Queue
+from ipc.dbus_streams import BUS, BUS_PATH, Streams
 from ipc.dbus_writer_guard import guard
 from ipc.dispatch import Dispatcher
 from ipc.feed import TooSlowError
 from ipc.interface import Status
 
-BUS = "org.freedesktop.DBus"
 TIMEOUT = 10.0  # seconds for the bus to answer
 COALESCE = 0.05  # seconds between two PropertiesChanged
 
@@ -32,6 +32,7 @@ class Session:
         self._dispatcher = dispatcher
         # File descriptors are never negotiated: the library leaks one for each that comes with an unhandled message.
         self._bus = MessageBus(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=False)
+        self._streams = Streams(dispatcher, self._ask, self._send)
         self._queue = Queue(self._identify, self._answer, self._send)
         self._status: Status | None = None
         self._changed = asyncio.Event()
@@ -67,6 +68,7 @@ class Session:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._queue.close()
+        await self._streams.close()
         if self._bus.connected:
             self._bus.disconnect()
             with contextlib.suppress(Exception):
@@ -77,24 +79,25 @@ class Session:
         """For every message, synchronously. False: the library shall look at it; a Message is sent as the answer."""
         if message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
             return message.sender != BUS  # we ask nobody else, so anybody else's answer is forged
+        if message.message_type is MessageType.SIGNAL:
+            self._streams.received(message)
+            return False
         if message.message_type is not MessageType.METHOD_CALL or message.interface == f"{BUS}.Peer":
             return False
         return self._queue.put(message) or True
 
     async def _identify(self, name: str) -> Caller:
         """Who owns a unique name, as the bus learnt from the kernel. Raises LookupError or TimeoutError."""
-        self._check_connected()
-        async with asyncio.timeout(TIMEOUT):
-            reply = await self._bus.call(
-                Message(
-                    destination=BUS,
-                    path="/org/freedesktop/DBus",
-                    interface=BUS,
-                    member="GetConnectionCredentials",
-                    signature="s",
-                    body=[name],
-                )
+        reply = await self._ask(
+            Message(
+                destination=BUS,
+                path=BUS_PATH,
+                interface=BUS,
+                member="GetConnectionCredentials",
+                signature="s",
+                body=[name],
             )
+        )
         if reply.message_type is not MessageType.METHOD_RETURN:
             raise LookupError(f"{name}: {reply.error_name}")
         known: dict[str, Variant] = reply.body[0]
@@ -102,9 +105,15 @@ class Session:
         pid = known["ProcessID"].value if "ProcessID" in known else 0
         return Caller(known["UnixUserID"].value, frozenset(groups), pid, Transport.DBUS)
 
+    async def _ask(self, question: Message) -> Message:
+        """What the bus answers. Raises TimeoutError."""
+        self._check_connected()
+        async with asyncio.timeout(TIMEOUT):
+            return await self._bus.call(question)
+
     async def _answer(self, call: Message, wanted: dbus_calls.Target, caller: Caller) -> Message:
         assert self._status is not None  # the name is taken only once it is known
-        return await dbus_calls.answer(call, wanted, caller, self._dispatcher, self._status)
+        return await dbus_calls.answer(call, wanted, caller, self._dispatcher, self._status, self._streams)
 
     async def _send(self, message: Message) -> None:
         self._check_connected()

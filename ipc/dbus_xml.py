@@ -67,8 +67,13 @@ def _interfaces() -> Iterator[str]:
         yield f' <interface name="{interface.NAME}.{name}">'
         yield _doc(2, doc)
         for method in methods_of(name):
-            if not method.stream:
+            if method.on_dbus:
                 yield from _method(method)
+            if method.signal and method.returns:
+                yield f'  <signal name="{method.signal}">'
+                yield _doc(3, f"Sent to those who called {method.name}, and to nobody else.")
+                yield from _argument(method.returns, "out")
+                yield "  </signal>"
         if name == "Manager":
             for prop, field in properties():
                 yield f'  <property name="{prop.name}" type="{signature(field.type)}" access="read">'
@@ -84,7 +89,7 @@ def _method(method: Method) -> Iterator[str]:
     yield _doc(3, f"{method.doc}\nAccess: {access_text(method)}.{errors}")
     for field in method.parameters:
         yield from _argument(field, "in")
-    if method.returns:
+    if method.returns and not method.stream:
         yield from _argument(method.returns, "out")
     yield "  </method>"
 

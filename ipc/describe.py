@@ -51,8 +51,15 @@ class Method(NamedTuple):
     returns: Field | None
     access: Access
     opens: str  # name of a bool argument: when it is false, the call needs ADMIN
+    relaxes: tuple[tuple[str, bool | str], ...]  # arguments: when all are so, the call needs ADMIN
     errors: tuple[Error, ...]  # beside NotPermitted, InvalidArgument and Internal, which any method may answer
     stream: bool
+    signal: str  # of a stream: on D-Bus, the name of the signal that carries each reply; empty: not on D-Bus
+
+    @property
+    def on_dbus(self) -> bool:
+        """Whether it can be called there."""
+        return not self.stream or bool(self.signal)
 
     @property
     def wire_name(self) -> str:
@@ -62,6 +69,8 @@ class Method(NamedTuple):
     def access_for(self, arguments: typing.Mapping[str, object]) -> Access:
         """What a call with these arguments needs."""
         if self.opens and arguments.get(self.opens) is not True:
+            return Access.ADMIN
+        if self.relaxes and all(arguments.get(name) == value for name, value in self.relaxes):
             return Access.ADMIN
         return self.access
 
@@ -121,9 +130,8 @@ def _method(function: str, spec: interface.Spec) -> Method:
     doc = inspect.getdoc(body) or ""
     returns = _field(spec.returns, returned) if spec.returns else None
     face, member = spec.name.split(".")
-    return Method(
-        face, member, function, doc, tuple(parameters), returns, spec.access, spec.opens, spec.errors, spec.stream
-    )
+    who = (spec.access, spec.opens, spec.relaxes)
+    return Method(face, member, function, doc, tuple(parameters), returns, *who, spec.errors, spec.stream, spec.signal)
 
 
 def _field(name: str, hint: object, default: object = inspect.Parameter.empty) -> Field:

@@ -37,11 +37,12 @@ class Dispatcher:
                 Error.INTERNAL, f"{method.interface}.{method.name}", "the service failed.", "See its log."
             ) from None
 
-    def watch(self, method: Method, caller: Caller, given: Mapping[str, object]) -> AsyncGenerator[Status, None]:
+    def watch(self, method: Method, caller: Caller, given: Mapping[str, object]) -> AsyncGenerator[object, None]:
         """The stream of a streaming method. Raises ServiceError; the iterator may raise TooSlowError."""
         self._authorise(method, caller, given)
-        arguments(method, given)
-        return self._service.watch(caller)
+        keywords = arguments(method, given)
+        stream: AsyncGenerator[object, None] = getattr(self._service, method.function)(caller=caller, **keywords)
+        return stream
 
     def follow(self) -> AsyncGenerator[Status, None]:
         """The stream for a face's own use."""

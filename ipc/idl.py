@@ -35,7 +35,12 @@ def render(name: str) -> str:
 def access_text(method: Method) -> str:
     """Who may call it, in words."""
     text = WHO[method.access]
-    return f"{text}; with {method.opens}=false: {WHO[Access.ADMIN]}" if method.opens else text
+    if method.opens:
+        return f"{text}; with {method.opens}=false: {WHO[Access.ADMIN]}"
+    if method.relaxes:
+        values = " and ".join(f"{name}={str(value).lower()}" for name, value in method.relaxes)
+        return f"{text}; with {values}: {WHO[Access.ADMIN]}"
+    return text
 
 
 def _interface(name: str, last: str) -> Iterator[str]:

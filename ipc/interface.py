@@ -23,6 +23,7 @@ PATH = "/org/tunwarden/Daemon1"
 INTERFACES = {
     "Manager": "The state of protection, and the switches that change it.",
     "Networks": "The networks this machine is on, and those it knows.",
+    "Prompts": "Questions that the daemon has for people about networks, and their answers.",
     "Profiles": "VPN configurations: brought as text, stored by the daemon, never given back.",
     "Diagnostics": "Questions about the configuration.",
 }
@@ -48,7 +49,9 @@ class Spec(NamedTuple):
     errors: tuple[Error, ...]
     returns: str  # name of the result on the wire; empty: nothing is returned
     opens: str  # name of a bool argument: when it is false, the call needs ADMIN
-    stream: bool  # Varlink only: replies until the caller hangs up
+    relaxes: tuple[tuple[str, bool | str], ...]  # arguments: when all are so, the call needs ADMIN
+    stream: bool  # replies until the caller hangs up (Varlink, with `more`)
+    signal: str  # of a stream on D-Bus: it goes to the caller with each reply, until it leaves the bus
 
 
 SPECS: dict[str, Spec] = {}  # by the Python name, in the order of the interface
@@ -56,12 +59,19 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def method(
-    name: str, access: Access, *errors: Error, returns: str = "", opens: str = "", stream: bool = False
+    name: str,
+    access: Access,
+    *errors: Error,
+    returns: str = "",
+    opens: str = "",
+    relaxes: tuple[tuple[str, bool | str], ...] = (),
+    stream: bool = False,
+    signal: str = "",
 ) -> Callable[[F], F]:
     """Make a method of `Service` part of the interface, under `name`."""
 
     def mark(function: F) -> F:
-        SPECS[function.__name__] = Spec(name, access, errors, returns, opens, stream)
+        SPECS[function.__name__] = Spec(name, access, errors, returns, opens, relaxes, stream, signal)
         return function
 
     return mark
@@ -72,9 +82,13 @@ SECURITIES = (
 )  # fmt: skip
 ACTIONS = ("auto_connect", "prompt", "ignore", "disconnect")
 
+ANSWERS = ("auto_connect", "ignore")
+PROMPT_STATES = ("raised", "answered", "expired", "withdrawn")
+
 Name = Annotated[str, Longest(64)]  # of a profile
 Hex = Annotated[str, Longest(64)]  # of an SSID: two digits a byte
 PROFILE_BYTES = 1 << 20
+KNOWN_BYTES = 256 << 10  # of saved networks as text
 SETTINGS_BYTES = 48 << 10  # fits, escaped as JSON, into a message from an unprivileged peer
 
 
@@ -113,6 +127,31 @@ class KnownNetwork:
     profile: Annotated[str | None, "The profile to use on it; null: the default one."]
     allow_lan: Annotated[bool, "Whether its local network may be reached while protected."]
     source: Annotated[str, "`settings` (the administrator's file, fixed) or `user` (added with AddKnown)."]
+    pattern: Annotated[bool, "Whether `*` and `?` in the name match, so that it stands for many."]
+    exceptions: Annotated[tuple[str, ...], "Patterns of names that are not meant, escaped likewise."]
+    bssids: Annotated[tuple[str, ...], "The only access points it may have, unless it learns; none: any."]
+    gateways: Annotated[tuple[str, ...], "Hardware addresses of the only routers it may have; none: any."]
+    learn: Annotated[bool, "Whether access points met are added to `bssids`, which bind once this ends."]
+    entry: Annotated[str, "All of it as a JSON object with the keys of [[known]]: a line for ImportKnown."]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The question whether to use the VPN on a network whose rule is `prompt`."""
+
+    id: Annotated[str, "Names it; never used twice."]
+    state: Annotated[
+        str,
+        "`raised`: it waits for an answer; `answered`; `expired`: nobody did, and the fallback applies; `withdrawn`: "
+        "there is nothing to ask any more, for the network was left, a rule changed or somebody connected or "
+        "disconnected.",
+    ]
+    network: Annotated[Network, "The network, as it was when this was last told."]
+    deadline: Annotated[int, "When it expires, in seconds since 1970 UTC."]
+    fallback: Annotated[str, "What applies then: `auto_connect` or `ignore`."]
+    held: Annotated[bool, "Whether nothing leaves over the link while it waits."]
+    remember: Annotated[tuple[str, ...], "The answers that can be remembered for this network; `ignore` by root alone."]
+    answer: Annotated[str | None, "What was answered: `auto_connect` or `ignore`; null: nobody answered."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +297,16 @@ class Service(Protocol):
         ...
 
     @method("Networks.ListKnown", Access.READ, returns="known")
-    async def list_known(self, caller: Caller) -> tuple[KnownNetwork, ...]:
-        """The saved networks, those of the settings file included."""
+    async def list_known(
+        self, caller: Caller, start: Annotated[int, "How many to leave out: those of earlier answers."] = 0
+    ) -> tuple[KnownNetwork, ...]:
+        """The saved networks, those of the settings file first: up to 200. Ask for more until there are none."""
         ...
 
     @method(
-        "Networks.AddKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.NO_SUCH_PROFILE, Error.LOCKED, returns="known"
-    )
+        "Networks.AddKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.NO_SUCH_PROFILE, Error.LOCKED, Error.NOT_NOW,
+        returns="known",
+    )  # fmt: skip
     async def add_known(
         self,
         caller: Caller,
@@ -276,13 +318,85 @@ class Service(Protocol):
         action: Annotated[str | None, OneOf(ACTIONS), "What to do on it; null: the rule of the verdict."],
         profile: Annotated[Name | None, "The profile to use on it; null: the chosen one."],
         allow_lan: Annotated[bool, "Whether its local network may be reached while protected."] = False,
+        pin: Annotated[bool, "Only the access point and the router that are joined now."] = False,
+        learn: Annotated[
+            bool, "Add access points as they are met; EditKnown ends that, and then only those count."
+        ] = False,
     ) -> KnownNetwork:
-        """Save a network, or replace a saved one. Rules for known networks relax protection, so this needs root."""
+        """Save a network, or replace a saved one. Rules for known networks relax protection, so this needs root.
+
+        Patterns, and lists of access points and routers, come with EditKnown and ImportKnown.
+        """
         ...
 
-    @method("Networks.ForgetKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.LOCKED)
-    async def forget_known(self, caller: Caller, ssid_hex: Annotated[Hex, "The name's bytes in hexadecimal."]) -> None:
+    @method(
+        "Networks.EditKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.NO_SUCH_PROFILE, Error.LOCKED, Error.NOT_NOW,
+        returns="known",
+    )  # fmt: skip
+    async def edit_known(
+        self,
+        caller: Caller,
+        ssid_hex: Annotated[Hex, "The name's bytes in hexadecimal."],
+        changes: Annotated[str, Longest(KNOWN_BYTES), "A JSON object: keys of [[known]], or `learn`; null ends one."],
+        pattern: Annotated[bool, "Whether the pattern of this spelling is meant, not the name."] = False,
+    ) -> KnownNetwork:
+        """Change a saved network; what is not named stays. The result must be one that could be added."""
+        ...
+
+    @method("Networks.ForgetKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.LOCKED, Error.NOT_NOW)
+    async def forget_known(
+        self,
+        caller: Caller,
+        ssid_hex: Annotated[Hex, "The name's bytes in hexadecimal."],
+        pattern: Annotated[bool, "Whether the pattern of this spelling is meant, not the name."] = False,
+    ) -> None:
         """Forget a saved network. Its rule may have asked for protection, so this needs root."""
+        ...
+
+    @method(
+        "Networks.ImportKnown", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.LOCKED, Error.NOT_NOW, returns="imported"
+    )
+    async def import_known(
+        self,
+        caller: Caller,
+        text: Annotated[str, Longest(KNOWN_BYTES), "JSON objects, one a line, each with the keys of [[known]]."],
+    ) -> int:
+        """Save up to 500 networks, all or none, in place of those of the same names. Returns how many.
+
+        InvalidArgument names the line. More of them take several calls. `entry` of ListKnown is such a line.
+        """
+        ...
+
+    # --- Prompts ---
+
+    @method("Prompts.Waiting", Access.READ, returns="prompts")
+    async def waiting_prompts(self, caller: Caller) -> tuple[Prompt, ...]:
+        """The prompts that wait for an answer. Asking for them raises none and makes nobody an agent."""
+        ...
+
+    @method("Prompts.Watch", Access.CHANGE, returns="prompt", stream=True, signal="Changed")
+    def watch_prompts(self, caller: Caller) -> AsyncGenerator[Prompt | None, None]:
+        """Be an agent: somebody who asks people. While there is none, fallbacks apply at once.
+
+        On Varlink the first reply is null: you are an agent now, until you hang up. Then come the prompts that wait,
+        and every change of one. On D-Bus the call returns when you are an agent, until you leave the bus; the signal
+        Changed is sent to you alone. Whoever reads too slowly is an agent no more.
+        """
+        ...
+
+    @method("Prompts.Answer", Access.CHANGE, Error.NO_SUCH_PROMPT, Error.LOCKED, Error.NOT_NOW,
+            relaxes=(("answer", "ignore"), ("remember", True)))  # fmt: skip
+    async def answer_prompt(
+        self,
+        caller: Caller,
+        id: Annotated[str, Longest(64), "The prompt's."],
+        answer: Annotated[str, OneOf(ANSWERS), "`auto_connect`: use the VPN; `ignore`: use the network without it."],
+        remember: Annotated[bool, "Save the network with this rule, so that it is not asked about again."] = False,
+    ) -> None:
+        """Answer a prompt. The first valid answer counts, until the network is left; all agents are told.
+
+        Remembering `ignore` relaxes protection in future too, so it needs root, and a network that cannot be imitated.
+        """
         ...
 
     # --- Profiles ---

@@ -27,13 +27,13 @@ from ipc.describe import Method, methods
 from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
 from ipc.feed import TooSlowError
-from ipc.interface import Status
 from ipc.values import plain
 from ipc.varlink_service import Standard
 
 log = logging.getLogger("tunwarden.ipc")
 
 FOLDER = Path("/run/tunwarden")
+_HUNG_UP = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,23 +205,23 @@ class Connection:
             await self._send(reply)
 
     async def _stream(self, method: Method, call: VarlinkMethodCall) -> None:
-        """Send every status until the peer hangs up, leaves unread what it has, or falls behind (TooSlowError)."""
+        """Send every reply until the peer hangs up, leaves unread what it has, or falls behind (TooSlowError)."""
         if not call.more:
             raise ExpectedMore
-        statuses = self._dispatcher.watch(method, self._caller, call.parameters)
+        replies = self._dispatcher.watch(method, self._caller, call.parameters)
         try:
-            while (status := await self._next(statuses)) is not None:
-                await self._send(_reply(method, plain(status), continues=True))
+            while (reply := await self._next(replies)) is not _HUNG_UP:
+                await self._send(_reply(method, plain(reply), continues=True))
         finally:
-            await statuses.aclose()
+            await replies.aclose()
 
-    async def _next(self, statuses: AsyncGenerator[Status, None]) -> Status | None:
-        """The next status; None when the peer has closed its side. A call it sends meanwhile has to wait."""
-        coming = asyncio.get_running_loop().create_task(_step(statuses))
+    async def _next(self, replies: AsyncGenerator[object, None]) -> object:
+        """The next reply; _HUNG_UP when the peer has closed its side. A call it sends meanwhile has to wait."""
+        coming = asyncio.get_running_loop().create_task(_step(replies))
         try:
             await asyncio.wait((coming, self._first()), return_when=asyncio.FIRST_COMPLETED)
             if not coming.done() and not self._first().result():
-                return None
+                return _HUNG_UP
             return await coming
         finally:
             coming.cancel()
@@ -234,8 +234,8 @@ class Connection:
             await self._writer.drain()
 
 
-async def _step(statuses: AsyncGenerator[Status, None]) -> Status:
-    return await anext(statuses)
+async def _step(replies: AsyncGenerator[object, None]) -> object:
+    return await anext(replies)
 
 
 def _reply(method: Method, result: JSONValue, *, continues: bool = False) -> VarlinkMethodReply:

@@ -13,7 +13,10 @@ from enum import StrEnum
 
 from policies.common_ssids import is_common
 from policies.facts import Security, WifiNetwork
-from policies.settings import Criteria, KnownNetwork, Settings, proves_identity
+from policies.known import names
+from policies.settings import Criteria, KnownNetwork, Settings, has_accounts, proves_identity
+
+LEARNED = 64  # access points that one entry learns at most: then a house is complete, or something is wrong
 
 
 class Verdict(StrEnum):
@@ -28,6 +31,8 @@ class Reason(StrEnum):
 
     SAVED = "saved"
     SAVED_ACCESS_POINT = "saved-access-point"
+    SAVED_GATEWAY = "saved-gateway"
+    NEW_ACCESS_POINT = "new-access-point"
     ENCRYPTED = "encrypted"
     OPEN = "open"
     OWE_TRANSITION = "owe-transition"
@@ -35,20 +40,26 @@ class Reason(StrEnum):
     WEP = "wep"
     WPA1 = "wpa1"
     TKIP = "tkip"
+    SERVER_UNCHECKED = "server-unchecked"
     WPS = "wps"
     COMMON_NAME = "common-name"
     IMPOSTOR_WEAKER = "impostor-weaker"
+    IMPOSTOR_KIND = "impostor-kind"
     IMPOSTOR_ACCESS_POINT = "impostor-access-point"
+    IMPOSTOR_GATEWAY = "impostor-gateway"
     UNPROVEN = "unproven"
     MALFORMED = "malformed"
     SECURITY_UNREADABLE = "security-unreadable"
     NAME_UNREADABLE = "name-unreadable"
     ACCESS_POINT_UNREADABLE = "access-point-unreadable"
+    GATEWAY_UNREADABLE = "gateway-unreadable"
 
 
 SENTENCES: dict[Reason, str] = {
     Reason.SAVED: "You saved this network, and it is protected as well as then.",
     Reason.SAVED_ACCESS_POINT: "The access point is one of those you saved.",
+    Reason.SAVED_GATEWAY: "The router is one of those you saved.",
+    Reason.NEW_ACCESS_POINT: "Its access points are being learned, and this one has not been met before.",
     Reason.ENCRYPTED: "The network is encrypted and asks for a password or an account.",
     Reason.OPEN: "The network is open: everybody nearby can read and change what is not encrypted otherwise.",
     Reason.OWE_TRANSITION: "The network is open to devices without Enhanced Open: it counts as open.",
@@ -56,18 +67,24 @@ SENTENCES: dict[Reason, str] = {
     Reason.WEP: "The network uses WEP, which is broken within minutes.",
     Reason.WPA1: "The network uses the first WPA, which is out of date and weak.",
     Reason.TKIP: "The network allows TKIP, a weak encryption.",
+    Reason.SERVER_UNCHECKED: "The sign-in does not check whose server it talks to: anybody can imitate the network.",
     Reason.WPS: "The network lets devices in by WPS, whose PIN can be guessed.",
     Reason.COMMON_NAME: "Thousands of networks have this name, so it says nothing about whose it is.",
     Reason.IMPOSTOR_WEAKER: "It has the name of a network you saved, but weaker protection: it may be an imitation.",
+    Reason.IMPOSTOR_KIND: "It has the name of a network you saved with a password, but asks for an account: "
+    "it may be an imitation.",
     Reason.IMPOSTOR_ACCESS_POINT: "It has the name of a network you saved, but a foreign access point: "
     "it may be an imitation.",
+    Reason.IMPOSTOR_GATEWAY: "It has the name of a network you saved, but a foreign router: it may be an imitation.",
     Reason.UNPROVEN: "You saved this network, but without a password anybody can imitate it.",
     Reason.MALFORMED: "The network's announcement is damaged or forged.",
     Reason.SECURITY_UNREADABLE: "How the network is protected could not be read.",
     Reason.NAME_UNREADABLE: "The name of the network could not be read.",
     Reason.ACCESS_POINT_UNREADABLE: "You saved certain access points of this network; which one this is "
     "could not be read.",
+    Reason.GATEWAY_UNREADABLE: "You saved certain routers of this network; which one this is has not been seen.",
 }
+_MISSING = frozenset((Reason.ACCESS_POINT_UNREADABLE, Reason.GATEWAY_UNREADABLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +100,50 @@ class Classification:
     reasons: tuple[Reason, ...]  # never empty
     known: KnownNetwork | None = None
 
+    @property
+    def awaits_gateway(self) -> bool:
+        """Whether the router's address would settle it: worth a short wait before the verdict counts."""
+        return self.reasons == (Reason.GATEWAY_UNREADABLE,)
+
 
 def classify(network: WifiNetwork, settings: Settings) -> Classification:
     """The verdict on a Wi-Fi network; any input has one."""
     entry, shortfalls = _match(network, settings.known)
     doubts = tuple(_doubts(network))
-    if Reason.ACCESS_POINT_UNREADABLE in shortfalls:  # it may still be itself: no alarm, and no trust
-        doubts, shortfalls = (*doubts, Reason.ACCESS_POINT_UNREADABLE), ()
-    if entry is not None and not doubts and proves_identity(network.security):
-        reasons = (Reason.SAVED, Reason.SAVED_ACCESS_POINT) if entry.bssids else (Reason.SAVED,)
-        return Classification(Verdict.KNOWN, reasons, entry)
+    if _MISSING.intersection(shortfalls):  # it may still be itself: no alarm, and no trust
+        doubts, shortfalls = (*doubts, *shortfalls), ()
+    if entry is not None and not doubts and entry.can_be_proven and proves_identity(network.security):
+        return Classification(Verdict.KNOWN, tuple(_proofs(network, entry)), entry)
     if doubts:
         entry = None
     unproven = (Reason.UNPROVEN,) if entry is not None else ()
-    if weaknesses := (*shortfalls, *_weaknesses(network, settings.wifi.criteria)):
+    weaknesses = dict.fromkeys((*shortfalls, *_weaknesses(network, settings.wifi.criteria)))
+    if weaknesses:
         return Classification(Verdict.UNSECURED, (*weaknesses, *unproven, *doubts), entry)
     if doubts:
         return Classification(Verdict.UNIDENTIFIED, doubts)
     return Classification(Verdict.SECURED, (Reason.ENCRYPTED, *unproven), entry)
+
+
+def learned(network: WifiNetwork, found: Classification) -> KnownNetwork | None:
+    """The saved entry with one access point more, if it learns and there is one to learn; else None.
+
+    Ask only when the link has carried traffic both ways: an association alone has proven nothing yet.
+    """
+    entry = found.known
+    if found.verdict is not Verdict.KNOWN or entry is None or not entry.learn or len(network.bssid) != 6:
+        return None
+    if network.bssid in entry.bssids or len(entry.bssids) >= LEARNED or network.bssid[0] & 1:
+        return None
+    return entry.model_copy(update={"bssids": entry.bssids | {network.bssid}})
+
+
+def _proofs(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
+    yield Reason.SAVED
+    if entry.learn or entry.bssids:
+        yield Reason.SAVED_ACCESS_POINT if network.bssid in entry.bssids else Reason.NEW_ACCESS_POINT
+    if entry.gateways:
+        yield Reason.SAVED_GATEWAY
 
 
 def _doubts(network: WifiNetwork) -> Iterator[Reason]:
@@ -128,6 +171,8 @@ def _weaknesses(network: WifiNetwork, criteria: Criteria) -> Iterator[Reason]:
             pass
     if network.tkip and criteria.weak_encryption:
         yield Reason.TKIP
+    if network.server_unchecked and has_accounts(network.security):
+        yield Reason.SERVER_UNCHECKED
     if network.wps and criteria.wps:
         yield Reason.WPS
     if criteria.common_names and is_common(network.ssid):
@@ -135,25 +180,46 @@ def _weaknesses(network: WifiNetwork, criteria: Criteria) -> Iterator[Reason]:
 
 
 def _match(network: WifiNetwork, known: tuple[KnownNetwork, ...]) -> tuple[KnownNetwork | None, tuple[Reason, ...]]:
-    """The first saved entry that holds; else why each of the same name does not."""
-    shortfalls: dict[Reason, None] = {}
-    for entry in known:
-        if entry.ssid == network.ssid:
-            shortfall = _shortfall(network, entry)
-            if shortfall is None:
+    """The first saved entry that holds; else what one lacks that may still hold; else why each of the name does not."""
+    missing: tuple[Reason, ...] = ()
+    wrong: dict[Reason, None] = {}
+    for entry in names(known).find(network.ssid):
+        shortfalls = tuple(_wrong(network, entry))
+        if not shortfalls:
+            lacking = tuple(_lacking(network, entry))
+            if not lacking:
                 return entry, ()
-            shortfalls[shortfall] = None
-    return None, tuple(shortfalls)
+            missing = missing or lacking
+        elif entry.can_be_proven or not entry.pattern:  # a pattern for strangers says nothing about whose they are
+            wrong.update(dict.fromkeys(shortfalls))
+    return None, missing or tuple(wrong)
 
 
-def _shortfall(network: WifiNetwork, entry: KnownNetwork) -> Reason | None:
+def _wrong(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
     # Security that could not be read is no evidence of an impostor; `_doubts` sees to it that it is not trusted either.
-    readable = network.security is not Security.UNKNOWN
-    if readable and network.offered.strength < entry.minimum_security.strength:
-        return Reason.IMPOSTOR_WEAKER
-    if not entry.bssids or network.bssid in entry.bssids:
-        return None
-    return Reason.IMPOSTOR_ACCESS_POINT if len(network.bssid) == 6 else Reason.ACCESS_POINT_UNREADABLE
+    if network.security is not Security.UNKNOWN:
+        if network.offered.strength < entry.minimum_security.strength:
+            yield Reason.IMPOSTOR_WEAKER
+        accounts = has_accounts(network.security)
+        if accounts and proves_identity(entry.minimum_security) and not has_accounts(entry.minimum_security):
+            yield Reason.IMPOSTOR_KIND  # who knows the password of the saved one has not shown it here
+        if accounts and network.server_unchecked:
+            yield Reason.SERVER_UNCHECKED
+    if _binding(entry) and len(network.bssid) == 6 and network.bssid not in entry.bssids:
+        yield Reason.IMPOSTOR_ACCESS_POINT
+    if entry.gateways and len(network.gateway_mac) == 6 and network.gateway_mac not in entry.gateways:
+        yield Reason.IMPOSTOR_GATEWAY
+
+
+def _lacking(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
+    if _binding(entry) and len(network.bssid) != 6:
+        yield Reason.ACCESS_POINT_UNREADABLE
+    if entry.gateways and len(network.gateway_mac) != 6:
+        yield Reason.GATEWAY_UNREADABLE
+
+
+def _binding(entry: KnownNetwork) -> bool:
+    return bool(entry.bssids) and not entry.learn
 
 
 def ssid_text(ssid: bytes) -> str:

@@ -6,7 +6,7 @@ decide as often as it likes, and an event that changed nothing changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network
@@ -28,6 +28,29 @@ class Manual:
     network: str  # `Decision.network` when it was made, or ANYWHERE
 
 
+class Rule(StrEnum):
+    """Which rule gave a link its action."""
+
+    LINK = "link rule"
+    KNOWN = "rule of the known network"
+    VERDICT = "rule of the verdict"
+    ANSWER = "answer to the prompt"
+    MANUAL = "your own choice, without a prompt"
+    WANTED = "protection is wanted already: nothing to ask"
+    FALLBACK = "fallback of the prompt: nobody answered"
+    PENDING = "being identified"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of the prompt that a network's rule asks for. It holds until that network is left for another."""
+
+    network: str  # `Judgement.network`
+    action: WifiAction  # auto_connect or ignore
+    rule: Rule  # ANSWER, MANUAL, WANTED or FALLBACK
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """What is wanted, kept across restarts."""
@@ -37,27 +60,21 @@ class Intent:
     kill_switch: bool = True
     lockdown: bool = False
     profile: str | None = None  # the users' choice
-
-
-class Rule(StrEnum):
-    """Which rule gave a link its action."""
-
-    LINK = "link rule"
-    KNOWN = "rule of the known network"
-    VERDICT = "rule of the verdict"
-    FALLBACK = "fallback of the prompt: nobody can be asked"
-    PENDING = "being identified"
-    DEFAULT = "default"
+    answers: tuple[Answer, ...] = ()  # by network; only what people answered outlives a restart
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What was found out about one uplink and what is to be done on it. `action` is None while it is identified."""
+    """What was found out about one uplink and what is to be done on it.
+
+    `action` is None while it is identified, and PROMPT while people are asked.
+    """
 
     ifname: str
     kind: LinkKind
     action: WifiAction | None
     rule: Rule
+    network: str  # names it: another SSID or security is another network; an address renewal or a roam is none
     classification: Classification | None = None  # Wi-Fi only
 
 
@@ -67,7 +84,9 @@ class Decision:
     judgements: tuple[Judgement, ...]
     network: str  # names the networks we are on: another string is another network
     manual: Manual | None  # the user's choice, until another network is known to be another
-    held: frozenset[str]  # uplinks being identified: nothing may leave over them
+    answers: tuple[Answer, ...]  # the prompts that are settled
+    asking: frozenset[str]  # uplinks about which people are being asked
+    held: frozenset[str]  # uplinks being identified, or asked about: nothing may leave over them
     usable: frozenset[str]  # links that traffic may use when nothing has to be protected
     profile: ProfileFacts | None
     kill_switch: bool
@@ -86,33 +105,41 @@ class Decision:
 
     @property
     def hold(self) -> bool:
-        """Whether everything waits for an identification: no other uplink is there to be used."""
+        """Whether everything waits for an identification or an answer: no other uplink is there to be used."""
         return bool(self.held) and len(self.held) == len(self.judgements)
 
 
 def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
     """What should be. The caller makes `intent_after` its new intent and persists it before acting."""
-    judgements = tuple(_judge(link, facts, settings) for link in facts.uplinks)
-    network = _network(judgements, facts)
-    held = frozenset(each.ifname for each in judgements if each.action is None)
+    judged = tuple(_judge(link, facts, settings) for link in facts.uplinks)
+    network = " ".join(sorted(each.network for each in judged))
+    pending = frozenset(each.ifname for each in judged if each.action is None)
     manual = intent.manual
-    if manual and network and not held and manual.network not in (network, ANYWHERE):
+    if manual and network and not pending and manual.network not in (network, ANYWHERE):
         manual = None  # another network. While there is none, or it is not identified, it may be the same one again
-    chosen = manual is not None and manual.network in (network, ANYWHERE)
-    profile, named = _profile(judgements, facts, settings, intent)
+    chosen = manual.choice if manual and manual.network in (network, ANYWHERE) else None
+    profile, named = _profile(judged, facts, settings, intent)
     set_up = bool(facts.profiles) or facts.profiles_damaged or named
     closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None
+    askable = set_up and closed is None
+    answers = _answers(judged, settings, intent, chosen, ask=askable and facts.agents > 0)
+    judgements = tuple(_answered(each, answers) for each in judged)
+    asking = frozenset(each.ifname for each in judgements if each.action is WifiAction.PROMPT)
+    held = pending | asking if settings.wifi.hold_while_asking else pending
     return Decision(
-        target=manual.choice if manual and chosen else _target(judgements, intent.target, set_up),
+        target=chosen or _target(judgements, intent.target, set_up),
         judgements=judgements,
         network=network,
         manual=manual,
+        # Before there is a profile, or while everything is closed, nothing is settled: it may be asked later.
+        answers=_kept(answers, judgements, intent) if askable else intent.answers,
+        asking=asking,
         held=held,
         usable=_usable(facts, held),
         profile=profile,
         kill_switch=_locked(settings.protection.kill_switch, intent.kill_switch),
         lockdown=_locked(settings.protection.lockdown, intent.lockdown),
-        lan=_lan(judgements, settings),
+        lan=_lan(judgements, settings) - held,
         lan_subnets=settings.protection.lan_subnets,
         inside=_inside(facts),
         routable=_routable(facts, profile),
@@ -123,33 +150,38 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
 
 def intent_after(intent: Intent, decision: Decision) -> Intent:
     """The intent that a decision leads to."""
-    return Intent(decision.target, decision.manual, intent.kill_switch, intent.lockdown, intent.profile)
+    return replace(intent, target=decision.target, manual=decision.manual, answers=decision.answers)
 
 
 def _judge(link: Link, facts: Facts, settings: Settings) -> Judgement:
+    """By the rules alone: PROMPT stays PROMPT."""
+    found = facts.wifi.get(link.ifname) if link.kind is LinkKind.WIFI else None
+    name = f"{link.ifname}/{found.ssid.hex()}/{found.security.value}" if found else link.ifname
     if facts.asleep:  # it may wake up anywhere, and be back on the air before anybody has looked
-        return Judgement(link.ifname, link.kind, None, Rule.PENDING)
+        return Judgement(link.ifname, link.kind, None, Rule.PENDING, name)
     for rule in settings.links:
         if rule.action is not None and fnmatchcase(link.ifname, rule.name):
-            return Judgement(link.ifname, link.kind, _answered(rule.action, facts, settings), Rule.LINK)
+            return Judgement(link.ifname, link.kind, rule.action, Rule.LINK, name)
     match link.kind:
         case LinkKind.WIFI:
-            return _judge_wifi(link, facts, settings)
+            return _judge_wifi(link, name, facts, settings)
         case LinkKind.WIRED:
-            return Judgement(link.ifname, link.kind, _answered(settings.wired, facts, settings), Rule.DEFAULT)
+            return Judgement(link.ifname, link.kind, settings.wired, Rule.DEFAULT, name)
         case LinkKind.CELLULAR:
-            return Judgement(link.ifname, link.kind, _answered(settings.cellular, facts, settings), Rule.DEFAULT)
+            return Judgement(link.ifname, link.kind, settings.cellular, Rule.DEFAULT, name)
         case LinkKind.LOOPBACK | LinkKind.VIRTUAL | LinkKind.TUNNEL:
             raise AssertionError(f"{link.ifname} is no uplink")
         case _:
             assert_never(link.kind)
 
 
-def _judge_wifi(link: Link, facts: Facts, settings: Settings) -> Judgement:
+def _judge_wifi(link: Link, name: str, facts: Facts, settings: Settings) -> Judgement:
     network = facts.wifi.get(link.ifname)
     if network is None and link.ifname not in facts.overdue:
-        return Judgement(link.ifname, link.kind, None, Rule.PENDING)
+        return Judgement(link.ifname, link.kind, None, Rule.PENDING, name)
     found = classify(network, settings) if network else Classification(Verdict.UNIDENTIFIED, (), None)
+    if found.awaits_gateway and link.ifname not in facts.overdue:
+        return Judgement(link.ifname, link.kind, None, Rule.PENDING, name, found)
     rule = Rule.VERDICT
     match found.verdict:
         case Verdict.KNOWN:
@@ -165,15 +197,52 @@ def _judge_wifi(link: Link, facts: Facts, settings: Settings) -> Judgement:
             assert_never(found.verdict)
     if found.verdict is not Verdict.KNOWN and found.known and found.known.action is WifiAction.AUTO_CONNECT:
         action, rule = WifiAction.AUTO_CONNECT, Rule.KNOWN  # a saved network that proves nothing can only tighten
-    answered = _answered(action, facts, settings)
-    return Judgement(link.ifname, link.kind, answered, rule if answered is action else Rule.FALLBACK, found)
+    return Judgement(link.ifname, link.kind, action, rule, name, found)
 
 
-def _answered(action: WifiAction, facts: Facts, settings: Settings) -> WifiAction:
-    """With no agent that could ask, a prompt's fallback applies at once. Agents come with a later issue."""
-    if action is not WifiAction.PROMPT:
-        return action
-    return settings.wifi.prompt_fallback
+def _answers(
+    judged: tuple[Judgement, ...], settings: Settings, intent: Intent, chosen: Target | None, ask: bool
+) -> tuple[Answer, ...]:
+    """What is settled of the prompts that the rules ask for; about the others people are asked now."""
+    prompts = [each.network for each in judged if each.action is WifiAction.PROMPT]
+    earlier = {each.network: each for each in intent.answers}
+    settled = {}
+    for network in prompts:
+        before = earlier.get(network)
+        if chosen is not None:
+            action = WifiAction.AUTO_CONNECT if chosen is Target.PROTECTED else WifiAction.IGNORE
+            settled[network] = Answer(network, action, Rule.MANUAL)
+        elif before and before.rule is not Rule.FALLBACK:
+            settled[network] = before
+        elif before or not ask:
+            settled[network] = Answer(network, settings.wifi.prompt_fallback, Rule.FALLBACK)
+    actions = {each.action for each in judged} | {each.action for each in settled.values()}
+    if intent.target is Target.PROTECTED or WifiAction.AUTO_CONNECT in actions:
+        for network in prompts:
+            settled.setdefault(network, Answer(network, WifiAction.AUTO_CONNECT, Rule.WANTED))
+    return tuple(settled.values())
+
+
+def _answered(judgement: Judgement, answers: tuple[Answer, ...]) -> Judgement:
+    answer = next((each for each in answers if each.network == judgement.network), None)
+    if judgement.action is not WifiAction.PROMPT or answer is None:
+        return judgement
+    return replace(judgement, action=answer.action, rule=answer.rule)
+
+
+def _kept(answers: tuple[Answer, ...], judgements: tuple[Judgement, ...], intent: Intent) -> tuple[Answer, ...]:
+    """The answers that hold from now on: also those of a Wi-Fi network that may be back in a moment.
+
+    A cable that was pulled out says nothing about the network at its other end when it is back.
+    """
+    here = {each.network: each.action for each in judgements}
+    unsure = not here or None in here.values()
+    kept = {each.network: each for each in answers}
+    for each in intent.answers:
+        gone = unsure and "/" in each.network and each.network not in here
+        if gone or here.get(each.network, WifiAction.PROMPT) is None:
+            kept.setdefault(each.network, each)
+    return tuple(kept[network] for network in sorted(kept))
 
 
 def _target(judgements: tuple[Judgement, ...], before: Target, set_up: bool) -> Target:
@@ -184,15 +253,6 @@ def _target(judgements: tuple[Judgement, ...], before: Target, set_up: bool) -> 
     if WifiAction.DISCONNECT in actions and None not in actions:
         return Target.UNPROTECTED
     return before
-
-
-def _network(judgements: tuple[Judgement, ...], facts: Facts) -> str:
-    """Wi-Fi by SSID and security, everything else by its link: an address renewal or a roam is no change."""
-    parts = []
-    for each in sorted(judgements, key=lambda judgement: judgement.ifname):
-        found = facts.wifi.get(each.ifname) if each.kind is LinkKind.WIFI else None
-        parts.append(f"{each.ifname}/{found.ssid.hex()}/{found.security.value}" if found else each.ifname)
-    return " ".join(parts)
 
 
 def _usable(facts: Facts, held: frozenset[str]) -> frozenset[str]:

@@ -95,6 +95,10 @@ class WifiNetwork:
     wps: bool = False
     malformed: bool = False  # elements that could not be parsed: never better than unidentified
     source: WifiSource = WifiSource.NETWORKMANAGER
+    gateway_mac: bytes = (
+        b""  # 6 bytes: who answers for the default gateway, from the neighbour table; empty: unknown yet
+    )
+    server_unchecked: bool = False  # 802.1X, and its source says that nobody checks the server's certificate
 
     @property
     def offered(self) -> Security:
@@ -139,7 +143,7 @@ class Facts:
     overdue: frozenset[str] = frozenset()  # ifnames of Wi-Fi links nobody identified in time
     profiles: Mapping[str, ProfileFacts] = field(default_factory=dict)
     profiles_damaged: bool = False  # there is a stored profile that cannot be read
-    agents: int = 0  # session agents that can show a prompt
+    agents: int = 0  # programs of people who may answer a prompt, listening now
     settings_broken: bool = False  # no settings could be read at all: everything stays closed
     store_broken: bool = False  # the saved state was unreadable and has been set aside: everything stays closed
     asleep: bool = False  # the machine is about to sleep: where it wakes up, nobody knows yet

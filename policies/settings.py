@@ -21,6 +21,8 @@ The file, with its defaults. Every table and key may be absent.
     unidentified = "prompt"          # never laxer than unsecured; absent: like unsecured, but at least prompt
     secured = "ignore"
     prompt_fallback = "auto_connect" # auto_connect or ignore: nobody answered the prompt
+    prompt_timeout = "1m"            # 5s to 1h, for people to answer
+    hold_while_asking = true         # nothing leaves over a link while people are asked about it
     identify_timeout = "3s"          # 100ms to 1m; then the network counts as unidentified
 
     [wifi.criteria]                  # what is unsecured beside open networks, which always are
@@ -47,9 +49,17 @@ The file, with its defaults. Every table and key may be absent.
     profile = "office"               # absent: the default profile
     allow_lan = true                 # absent: as in [protection]
     bssids = ["aa:bb:cc:dd:ee:ff"]   # only these access points; absent: any
+    gateways = ["aa:bb:cc:dd:ee:ff"] # only behind these routers' hardware addresses; absent: any
+
+    [[known]]
+    pattern = "Corp-*"               # instead of ssid: * matches any bytes, ? any one
+    except = ["Corp-Guest*"]         # but not these; absent: none
+    security = "8021x"
 
 Times are a number and a unit: "500ms", "3s", "2m", "1h". What relaxes protection on a known network (`ignore`,
-`disconnect`, `allow_lan = true`) needs security "wpa" or better there: anybody can imitate a weaker one.
+`disconnect`, `allow_lan = true`) needs security "wpa" or better there: anybody can imitate a weaker one. A pattern that
+relaxes needs "8021x" and three bytes beside its wildcards: a password proves one name, and which names there are, an
+attacker chooses. Every other pattern must say `auto_connect`. An entry with an `ssid` counts before all patterns.
 
 Always local are 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16, fe80::/10 and fc00::/7. What `lan_subnets`
 adds must be as private: nothing that reaches the internet can be made local, by nobody.
@@ -116,6 +126,8 @@ class Wifi(Table):
     unidentified: WifiAction = WifiAction.PROMPT
     secured: WifiAction = WifiAction.IGNORE
     prompt_fallback: WifiAction = WifiAction.AUTO_CONNECT  # auto_connect or ignore
+    prompt_timeout: float = 60.0  # seconds; then the fallback applies
+    hold_while_asking: bool = True
     identify_timeout: float = 3.0  # seconds ("3s" in the file); then a link counts as unidentified
     criteria: Criteria = Criteria()
 
@@ -144,17 +156,31 @@ class KnownNetwork(Table):
     """A saved network. An entry that would relax protection on a network anybody can imitate cannot exist."""
 
     ssid: bytes  # 1 to 32 bytes, no NUL
+    pattern: bool = False  # `ssid` is UTF-8 in which * and ? match
+    exceptions: tuple[bytes, ...] = ()  # patterns of names that are not meant
     minimum_security: Security = Security.WPA2  # the weakest the network may use and still be itself
     action: WifiAction | None = None
     profile: str | None = None
     allow_lan: bool | None = None
     bssids: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
+    gateways: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
+    learn: bool = False  # access points met are added to `bssids`, which bind only once this ends; saved by users only
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
         for key, problem, allowed in _known_flaws(self.__dict__):
             raise ValueError(f"{key}: {problem}; allowed: {allowed}")
         return self
+
+    @property
+    def key(self) -> tuple[bool, bytes]:
+        """What tells saved entries apart: a pattern, and the name that is spelled like it, are two."""
+        return self.pattern, self.ssid
+
+    @property
+    def can_be_proven(self) -> bool:
+        """Whether a network that meets this entry is the saved one: they had a secret in common when it was saved."""
+        return _can_be_proven(self.minimum_security, self.ssid if self.pattern else None)
 
 
 class Settings(Table):
@@ -174,6 +200,17 @@ def proves_identity(security: Security) -> bool:
     Open and enhanced-open (OWE) networks ask for nothing, and an access point without the key can pretend WEP.
     """
     return security.strength >= Security.WPA.strength
+
+
+def has_accounts(security: Security) -> bool:
+    """802.1X: each user proves himself, and one server stands behind all names."""
+    return security.strength >= Security.ENTERPRISE.strength
+
+
+def _can_be_proven(minimum: Security, pattern: bytes | None) -> bool:
+    if pattern is None:
+        return proves_identity(minimum)
+    return has_accounts(minimum) and len(pattern.translate(None, b"*?")) >= 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +260,21 @@ def parse_settings(text: str, file: str = "tunwarden.toml") -> Settings:
 def known_to_json(known: KnownNetwork) -> str:
     """A known network as the store keeps it, one line; `known_from_json` reads it back."""
     values = {
-        "ssid_hex": known.ssid.hex(),
+        **({"pattern": known.ssid.decode()} if known.pattern else {"ssid_hex": known.ssid.hex()}),
+        "except": [pattern.decode() for pattern in known.exceptions] or None,
         "security": known.minimum_security.value,
         "action": known.action,
         "profile": known.profile,
         "allow_lan": known.allow_lan,
         "bssids": [bssid.hex(":") for bssid in sorted(known.bssids)] or None,
+        "gateways": [mac.hex(":") for mac in sorted(known.gateways)] or None,
+        "learn": known.learn or None,
     }
     return json.dumps({key: value for key, value in values.items() if value is not None})
 
 
 def known_from_json(text: str) -> KnownNetwork:
-    """A known network with the keys and rules of a [[known]] table. Raises SettingsError."""
+    """A known network with the keys and rules of a [[known]] table, and `learn`. Raises SettingsError."""
     file = "known network"
     try:
         document = json.loads(text)
@@ -243,7 +283,7 @@ def known_from_json(text: str) -> KnownNetwork:
     if not isinstance(document, dict):
         raise SettingsError([Problem(file, 1, "", "not a JSON object")])
     found = _Findings()
-    values = found.read(_KNOWN, document, ())
+    values = found.read(_SAVED, document, ())
     _check_known(values, (), found)
     if found.items:
         raise SettingsError(Problem(file, 1, _dotted(path), problem, allowed) for path, problem, allowed in found.items)
@@ -465,6 +505,12 @@ def _ssid(value: object) -> bytes:
     return _ssid_bytes(value.encode())
 
 
+def _pattern(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise _Wrong(f"{_quoted(value)} is not text", 'a name in which * and ? match, such as "Corp-*"')
+    return _ssid_bytes(value.encode())
+
+
 def _ssid_hex(value: object) -> bytes:
     if isinstance(value, str) and re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", value):
         return _ssid_bytes(bytes.fromhex(value))
@@ -495,7 +541,7 @@ def _bssid(value: object) -> bytes:
 def _bssid_problem(bssid: bytes) -> str:
     if len(bssid) != 6:
         return f"a hardware address of {len(bssid)} bytes"
-    return "no access point has this address" if bssid[0] & 1 or not any(bssid) else ""
+    return "no device has this address" if bssid[0] & 1 or not any(bssid) else ""
 
 
 def _subnet(value: object) -> IPv4Network | IPv6Network:
@@ -532,12 +578,16 @@ _RULE_ACTIONS = (WifiAction.AUTO_CONNECT, WifiAction.PROMPT, WifiAction.IGNORE) 
 _KNOWN: dict[str, Any] = {
     "ssid": _ssid,
     "ssid_hex": _ssid_hex,
+    "pattern": _pattern,
+    "except": [_pattern],
     "security": _choice(*Security),
     "action": _choice(*WifiAction),
     "profile": _profile,
     "allow_lan": _boolean,
     "bssids": [_bssid],
+    "gateways": [_bssid],
 }
+_SAVED: dict[str, Any] = {**_KNOWN, "learn": _boolean}  # the file is never written, so nothing is learned into it
 
 _FILE: dict[str, Any] = {
     "version": _version,
@@ -553,6 +603,8 @@ _FILE: dict[str, Any] = {
         "unidentified": _rule_action,
         "secured": _rule_action,
         "prompt_fallback": _choice(WifiAction.AUTO_CONNECT, WifiAction.IGNORE),
+        "prompt_timeout": _duration("5s", "1h"),
+        "hold_while_asking": _boolean,
         "identify_timeout": _duration("100ms", "1m"),
         "criteria": {"weak_encryption": _boolean, "enhanced_open": _boolean, "wps": _boolean, "common_names": _boolean},
     },
@@ -610,44 +662,81 @@ def _cross_check(values: Mapping[str, Any], found: _Findings) -> None:
         names.add(rule.get("name"))
         if rule.keys() == {"name"} and not (found.has((*path, "kind")) or found.has((*path, "action"))):
             found.add(path, "the rule says nothing", "kind, action or both")
-    taken: dict[bytes, set[bytes]] = {}  # the pinned BSSIDs by SSID; an empty set takes all
+    taken: dict[tuple[bool, bytes], set[bytes]] = {}  # the pinned BSSIDs by name; an empty set takes all
     for position, known in enumerate(values.get("known", ())):
         path = ("known", position)
         _check_known(known, path, found)
-        ssid, bssids = known.get("ssid", known.get("ssid_hex")), set(known.get("bssids", ()))
-        if ssid in taken and (not bssids or not taken[ssid] or bssids & taken[ssid]):
+        name, bssids = _name(known), set(known.get("bssids", ()))
+        own = ("pattern" in known, name or b"")
+        if own in taken and (not bssids or not taken[own] or bssids & taken[own]):
             found.add(path, "an earlier entry stands for the same network", "one entry, or disjoint bssids")
-        if ssid is not None:
-            taken[ssid] = taken.get(ssid, bssids) | bssids
+        if name is not None:
+            taken[own] = taken.get(own, bssids) | bssids
+
+
+_NAME_KEYS = ("ssid", "ssid_hex", "pattern")
+
+
+def _name(known: Mapping[str, Any]) -> bytes | None:
+    return next((known[key] for key in _NAME_KEYS if known.get(key)), None)
 
 
 def _check_known(known: Mapping[str, Any], path: Path, found: _Findings) -> None:
-    names = [key for key in ("ssid", "ssid_hex") if key in known or found.has((*path, key))]
+    names = [key for key in _NAME_KEYS if key in known or found.has((*path, key))]
     if len(names) != 1:
-        problem = "ssid and ssid_hex at once" if names else "a known network without a name"
-        found.add(path, problem, "exactly one of ssid, ssid_hex")
-    if known.get("bssids") == [] and not found.has((*path, "bssids")):
-        found.add((*path, "bssids"), "an empty list would match no access point", "at least one, or leave the key out")
-    if not found.has((*path, "security")):
-        for key, problem, allowed in _relaxing_flaws({"minimum_security": known.get("security"), **known}):
-            found.add((*path, key), problem, allowed)
+        problem = f"{' and '.join(names)} at once" if names else "a known network without a name"
+        found.add(path, problem, f"exactly one of {', '.join(_NAME_KEYS)}")
+    for key, what in (("bssids", "access point"), ("gateways", "router"), ("except", "name")):
+        if known.get(key) == [] and not found.has((*path, key)):
+            found.add((*path, key), f"an empty list would match no {what}", "at least one, or leave the key out")
+    if not found.has((*path, "security")) and not found.has((*path, "pattern")):
+        fields = {"minimum_security": known.get("security"), "exceptions": known.get("except"), **known}
+        for key, problem, allowed in _clashes({**fields, "pattern": "pattern" in known, "ssid": _name(known) or b""}):
+            if not found.has((*path, key)):
+                found.add((*path, key), problem, allowed)
 
 
 def _known_flaws(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(key, problem, allowed) of the fields of a KnownNetwork, whoever made it."""
-    if problem := _ssid_problem(values["ssid"]):
-        yield "ssid", problem, "1 to 32 bytes, none of them NUL"
-    for bssid in values["bssids"]:
-        if problem := _bssid_problem(bssid):
-            yield "bssids", problem, "six bytes"
+    for key, names in (("ssid", (values["ssid"],)), ("except", values["exceptions"])):
+        for name in names:
+            if problem := _ssid_problem(name) or _text_problem(name, values["pattern"]):
+                yield key, problem, "1 to 32 bytes, none of them NUL"
+    for key in ("bssids", "gateways"):
+        for mac in values[key]:
+            if problem := _bssid_problem(mac):
+                yield key, problem, "six bytes"
     if values["profile"] is not None and not is_profile_name(values["profile"]):
         yield "profile", "not the name of a profile", "letters, digits, dots, underscores and dashes"
-    yield from _relaxing_flaws(values)
+    yield from _clashes(values)
 
 
-def _relaxing_flaws(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _text_problem(name: bytes, pattern: bool) -> str:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return "the pattern is not UTF-8" if pattern else ""
+    return ""
+
+
+def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What its keys must not say together."""
     security: Security = values.get("minimum_security") or KnownNetwork.model_fields["minimum_security"].default
-    if proves_identity(security):
+    pattern: bytes | None = values["ssid"] if values["pattern"] else None
+    if values.get("exceptions") and pattern is None:
+        yield "except", "only a pattern can have exceptions", "pattern instead of ssid, or leave it out"
+    if values.get("learn") and (pattern is not None or not proves_identity(security)):
+        yield "learn", "this would learn from networks that anybody can imitate", "a name, and security wpa or better"
+    if _can_be_proven(security, pattern):
+        return
+    if pattern is not None:
+        if values.get("action") is not WifiAction.AUTO_CONNECT or values.get("allow_lan"):
+            problem = "a pattern relaxes protection only with security 8021x and three bytes beside its wildcards"
+            yield (
+                "action",
+                problem,
+                'auto_connect without allow_lan; or security "8021x", "8021x-192" and a longer pattern',
+            )
         return
     why = f'anybody can imitate a network of security "{security.value}"'
     strong = ", ".join(f'"{other.value}"' for other in Security if proves_identity(other))
@@ -683,10 +772,13 @@ def _build_protection(values: dict[str, Any]) -> Protection:
 
 
 def _build_known(values: dict[str, Any]) -> KnownNetwork:
-    rest = {key: value for key, value in values.items() if key not in ("ssid", "ssid_hex", "security", "bssids")}
+    own = ("action", "profile", "allow_lan", "learn")
     return KnownNetwork(
-        ssid=values.get("ssid") or values["ssid_hex"],
+        ssid=_name(values) or b"",
+        pattern="pattern" in values,
+        exceptions=tuple(values.get("except", ())),
         minimum_security=values.get("security", Security.WPA2),
         bssids=frozenset(values.get("bssids", ())),
-        **rest,
+        gateways=frozenset(values.get("gateways", ())),
+        **{key: values[key] for key in own if key in values},
     )

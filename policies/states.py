@@ -10,7 +10,7 @@ from policies.facts import ProfileFacts, Tunnel
 
 class Phase(StrEnum):
     IDLE = "idle"  # not protected, by choice or by rule
-    HELD = "held"  # a network is being classified: nothing leaves
+    HELD = "held"  # a network is being classified, or people are asked about it: nothing leaves
     CONNECTING = "connecting"
     CONNECTED = "connected"
     RECONNECTING = "reconnecting"

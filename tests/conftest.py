@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 
 from lab.topology import Laboratory
@@ -17,6 +18,9 @@ PROGRAMS = (
 )  # fmt: skip
 # A shell's background job ignores SIGINT, and so would every program that a test starts and then interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# No test asserts how long something takes: bench/ does.
+hypothesis.settings.register_profile("tunwarden", deadline=None)
+hypothesis.settings.load_profile("tunwarden")
 
 _failed = pytest.StashKey[bool]()
 _counter = itertools.count(1)

@@ -33,7 +33,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from daemon.host import HostError
+from daemon.linux import neighbours
 from policies.facts import Address, Interface, Link, LinkKind
 from policies.firewall import TUNNEL_IFNAME
 
@@ -337,6 +338,13 @@ class LinuxLinks:
         except (OSError, struct.error) as err:
             raise HostError("read the network links", getattr(err, "strerror", None) or str(err)) from err
         raise AssertionError("the last attempt is never interrupted")
+
+    def gateway_macs(self, links: Iterable[Link]) -> Mapping[str, bytes]:
+        """By ifname, who answers for the default gateway; whoever is not told is being asked. Raises HostError."""
+        try:
+            return neighbours.gateway_macs(links)
+        except OSError as err:
+            raise HostError("read the neighbours", err.strerror or str(err)) from err
 
     def _read(self, take_interrupted: bool) -> tuple[Link, ...]:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:

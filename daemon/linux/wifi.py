@@ -1,14 +1,19 @@
-"""The Wi-Fi networks of this machine, from several sources. The first source that knows a link wins."""
+"""The Wi-Fi networks of this machine, from several sources. The first source that knows a link wins.
+
+A source may also know that a link has joined nothing (None). The sources after it, which may lag behind, cannot then
+say otherwise.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
-from daemon.host import Wifi
 from daemon.linux.networkmanager import NetworkManager
+from daemon.linux.nl80211 import Nl80211
 from policies.facts import WifiNetwork
 
 log = structlog.get_logger()
@@ -16,27 +21,45 @@ log = structlog.get_logger()
 RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0  # seconds
 
 
-def sources() -> tuple[Wifi, ...]:
-    """Primary source first."""
-    return (
-        # nl80211 goes here: the kernel's own word, also without NetworkManager. What it calls not associated must then
-        # not be taken from the sources below, which may lag behind it.
-        NetworkManager(),
-    )
+class Source(Protocol):
+    """As `daemon.host.Wifi`, and it can tell a link that has joined nothing from one it does not know."""
+
+    async def read(self) -> Mapping[str, WifiNetwork | None]:
+        """By ifname. None: this source knows the link, and it has joined no network; absent: it does not know it."""
+        ...
+
+    def watch(self) -> AsyncIterator[None]: ...
+
+
+def sources() -> tuple[Source, ...]:
+    """Primary source first: the kernel's own word, whoever manages the card."""
+    return Nl80211(), NetworkManager()
 
 
 class LinuxWifi:
     """`Wifi` from `sources`, primary first. A source that fails is one that knows nothing."""
 
-    def __init__(self, sources: Sequence[Wifi]) -> None:
+    def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = tuple(sources)
+        self._failures: dict[Source, str] = {}  # what was said last of each that fails: once is enough
 
     async def read(self) -> Mapping[str, WifiNetwork]:
         """All sources at the same time, so the slowest sets the pace."""
-        answers = await asyncio.gather(*(_read(source) for source in self._sources))
-        found: dict[str, WifiNetwork] = {}
+        answers = await asyncio.gather(*(self._read(source) for source in self._sources))
+        found: dict[str, WifiNetwork | None] = {}
         for answer in reversed(answers):
             found.update(answer)
+        return {ifname: network for ifname, network in found.items() if network is not None}
+
+    async def _read(self, source: Source) -> Mapping[str, WifiNetwork | None]:
+        try:
+            found = await source.read()
+        except Exception as err:
+            if self._failures.get(source) != repr(err):
+                log.error("a Wi-Fi source failed", source=type(source).__name__, error=repr(err))
+            self._failures[source] = repr(err)
+            return {}
+        self._failures.pop(source, None)
         return found
 
     async def watch(self) -> AsyncIterator[None]:
@@ -55,15 +78,7 @@ class LinuxWifi:
             await asyncio.gather(*watchers, return_exceptions=True)
 
 
-async def _read(source: Wifi) -> Mapping[str, WifiNetwork]:
-    try:
-        return await source.read()
-    except Exception as err:
-        log.error("a Wi-Fi source failed", source=type(source).__name__, error=repr(err))
-        return {}
-
-
-async def _watch(source: Wifi, changed: asyncio.Event) -> None:
+async def _watch(source: Source, changed: asyncio.Event) -> None:
     """Pass hints on for ever; begin again when the source fails or ends, which it should not."""
     delay = RETRY_FIRST
     while True:

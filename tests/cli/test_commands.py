@@ -90,6 +90,11 @@ def test_connect_and_disconnect(folder: Path) -> None:
         (("known", "forget", "Nowhere"), 1, "it is not among the saved ones"),
         (("known", "add", "x" * 33), 1, "longer than 32 bytes"),
         (("known",), 2, "usage"),
+        (("known", "edit", "Corp-*", "--profile", "x"), 1, "the settings fix it"),
+        (("known", "edit", "Nowhere"), 1, "it is not among the saved ones"),
+        (("known", "edit", "Home", "--unset", "security"), 2, "usage"),
+        (("known", "import", "/nonexistent/file"), 1, "No such file"),
+        (("known", "import", "/dev/zero"), 1, "longer than"),
         (("profiles", "import", "home", "/nonexistent/file"), 1, "No such file"),
         (("nothing",), 2, "usage"),
         ((), 2, "usage"),
@@ -139,13 +144,65 @@ def test_networks(folder: Path) -> None:
 
 
 def test_known(folder: Path) -> None:
-    assert tunwarden(folder, "known", "list", who=STRANGER).out.splitlines()[1].split() == [
-        "Home", "486f6d65", "wpa2", "ignore", "yes", "user",
-    ]  # fmt: skip
-    assert tunwarden(folder, "known", "add", "Home", "--action", "ignore", "--allow-lan").code == 0
+    assert [line.split() for line in tunwarden(folder, "known", "list", who=STRANGER).out.splitlines()[1:]] == [
+        ["Corp-*", "pattern", "8021x", "no", "not", "Corp-\\x1bGuest*,", "router", "02:00:00:00:00:02", "settings"],
+        ["Home", "486f6d65", "wpa2", "ignore", "yes", "learning,", "1", "so", "far", "user"],
+    ]
+    assert tunwarden(folder, "known", "add", "Home", "--action", "ignore", "--allow-lan", "--pin", "--learn").code == 0
     for name in ("Home", "486f6d65"):
         assert tunwarden(folder, "known", "forget", name).out == "Forgot “Home”.\n"
-    assert isinstance(tunwarden(folder, "known", "list", "--json").json, list)
+    known = tunwarden(folder, "known", "list", "--json").json
+    assert isinstance(known, list) and [one["pattern"] for one in known] == [True, False]
+    assert "1b[31m" not in tunwarden(folder, "known", "list").out
+
+
+def test_known_edit(folder: Path) -> None:
+    """The fake gives back in `profile` what it was asked to change."""
+    words = ("--no-learn", "--allow-lan", "--gateway", "02:00:00:00:00:09", "--unset", "action", "--security", "wpa3")
+    changed = tunwarden(folder, "known", "edit", "Home", *words, "--json").json
+    assert isinstance(changed, dict)
+    assert json.loads(changed["profile"]) == {
+        "learn": False, "allow_lan": True, "gateways": ["02:00:00:00:00:09"], "action": None, "security": "wpa3",
+    }  # fmt: skip
+    changed = tunwarden(folder, "known", "edit", "486f6d65", "--no-allow-lan", "--json").json
+    assert isinstance(changed, dict) and json.loads(changed["profile"]) == {"allow_lan": False}
+
+
+def test_known_add_with_lists(folder: Path) -> None:
+    words = ("--pattern", "Corp-*", "--security", "8021x", "--except", "Corp-Guest*")
+    assert tunwarden(folder, "known", "add", *words).out == "Saved “Corp-*”, at least 8021x.\n"
+    assert tunwarden(folder, "known", "add", "Home", "--bssid", "02:00:00:00:00:01").code == 0
+    assert tunwarden(folder, "known", "add", "--hex", "486F6D65", "--bssid", "02:00:00:00:00:01").code == 0
+    for wrong in (("Home", "--pattern", "H*"), ("--bssid", "02:00:00:00:00:01"), ("Home", "--except", "x", "--pin")):
+        assert "known add: " in tunwarden(folder, "known", "add", *wrong).err
+
+
+def test_known_export_and_import(folder: Path, tmp_path: Path) -> None:
+    exported = tunwarden(folder, "known", "export", who=STRANGER).out
+    assert exported == '{"ssid_hex": "486f6d65", "allow_lan": true, "learn": true}\n', "what users saved, and no more"
+    file = tmp_path / "networks"
+    assert tunwarden(folder, "known", "export", str(file)).out == f"Wrote 1 network to {file}.\n"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (exported, 0o600)
+    assert "File exists" in tunwarden(folder, "known", "export", str(file)).err
+    assert tunwarden(folder, "known", "import", str(file)).out == "Saved 1 network.\n"
+    many = "\n".join(json.dumps({"ssid": f"net {number}"}) for number in range(10_000))
+    assert tunwarden(folder, "known", "import", "-", "--json", stdin=many).json == {"imported": 10_000}
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ('{"ssid": "a"}\n\n{"ssid": "b", "acton": "ignore"}', "-:3: acton: unknown key, did you mean"),
+        ('{"ssid": "a"}\n{"ssid_hex": "61"}', "-:2: line 1 has the same name"),
+        ("nonsense", "-:1: not a JSON object"),
+        ('{"ssid": "\\u0000"}', "the name contains a NUL byte"),
+        ('{"ssid": "a", "security": "open", "action": "ignore"}', '-:1: action: "ignore" relaxes'),
+    ],
+)
+def test_known_import_refuses_before_it_sends(folder: Path, text: str, error: str) -> None:
+    ended = tunwarden(folder, "known", "import", "-", stdin=text)
+    assert (ended.code, ended.out) == (1, "")
+    assert error in ended.err
 
 
 def test_profiles(folder: Path, tmp_path: Path) -> None:

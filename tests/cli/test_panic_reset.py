@@ -120,6 +120,7 @@ cat >/run/systemctl <<'END'
 echo "$@" >/run/asked
 env >>/run/asked
 pkill --parent "$(cat /run/daemon)" sleep
+flock /run/tunwarden/daemon.pid true
 END
 chmod 755 /run/systemctl
 mount --bind /run/systemctl /usr/bin/systemctl

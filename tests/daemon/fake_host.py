@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
@@ -30,6 +30,7 @@ class FakeHost:
 
     links: tuple[Link, ...] = ()
     wifi: dict[str, WifiNetwork] = field(default_factory=dict)
+    routers: dict[str, bytes] = field(default_factory=dict)  # hardware addresses of gateways
     refuses: set[str] = field(default_factory=set)
     asked: list[tuple[str, object]] = field(default_factory=list)
     kernel: dict[str, FirewallPolicy | None] = field(default_factory=lambda: {"firewall": None, "routes": None})
@@ -74,6 +75,9 @@ class _Links:
     async def read(self) -> tuple[Link, ...]:
         self.fake.ask("links")
         return self.fake.links
+
+    def gateway_macs(self, links: Iterable[Link]) -> Mapping[str, bytes]:
+        return {link.ifname: self.fake.routers[link.ifname] for link in links if link.ifname in self.fake.routers}
 
     async def watch(self) -> AsyncIterator[None]:
         async for _ in _watch(self.fake, "links"):

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from daemon.machine import START, step
 from policies.classify import Verdict, classify
-from policies.decide import Decision, Intent, Manual, decide, intent_after
+from policies.decide import Answer, Decision, Intent, Judgement, Manual, Rule, decide, intent_after
 from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Security, Tunnel, WifiNetwork
 from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy, firewall
 from policies.settings import KnownNetwork, Settings, Wifi, WifiAction
@@ -68,6 +68,8 @@ SETTINGS = (
     Settings(known=(HOME, OFFICE, LOUNGE), wired=WifiAction.AUTO_CONNECT),
     Settings(wifi=Wifi(unsecured=WifiAction.AUTO_CONNECT, secured=WifiAction.AUTO_CONNECT)),
     Settings(known=(HOME,), wifi=Wifi(prompt_fallback=WifiAction.IGNORE)),
+    Settings(known=(HOME, LOUNGE), wifi=Wifi(secured=WifiAction.PROMPT), wired=WifiAction.PROMPT),
+    Settings(known=(HOME,), wifi=Wifi(hold_while_asking=False, prompt_fallback=WifiAction.IGNORE)),
 )
 EVENTS = (
     Changed,
@@ -97,8 +99,9 @@ PACKETS = [
 ]  # fmt: skip
 
 
+ANSWERERS = st.sampled_from([Rule.ANSWER, Rule.FALLBACK])
 MOSTLY, RARELY = st.sampled_from([True] * 4 + [False]), st.sampled_from([False] * 4 + [True])
-visited: Counter[Phase] = Counter()
+visited: Counter[str] = Counter()  # phases, and "asking"
 
 
 @cache
@@ -139,6 +142,15 @@ class Machine(RuleBasedStateMachine):
             self.act(action)
         self.enforced = True
         visited[self.state.phase] += 1
+        if self.decision.asking:
+            visited["asking"] += 1
+            assert self.facts.agents, "nobody is there to be asked"
+            assert self.decision.target is Target.UNPROTECTED, "there is nothing to ask"
+            assert not any(each.network == answer.network for each in self.asked for answer in self.decision.answers)
+
+    @property
+    def asked(self) -> list[Judgement]:
+        return [each for each in self.decision.judgements if each.ifname in self.decision.asking]
 
     def act(self, action: Action) -> None:
         match action:
@@ -211,6 +223,38 @@ class Machine(RuleBasedStateMachine):
     def switch(self, kill_switch: bool, lockdown: bool) -> None:
         self.intent = replace(self.intent, kill_switch=kill_switch, lockdown=lockdown)
         self.take(Changed())
+
+    @rule(number=st.sampled_from([0, 1, 1, 2]))
+    def agents(self, number: int) -> None:
+        self.facts = replace(self.facts, agents=number)
+        self.take(Changed())
+        if not number:
+            assert not self.decision.asking, "with nobody to ask, the fallback applies at once"
+
+    @precondition(lambda self: self.decision.asking)
+    @rule(which=st.integers(0, 4), action=st.sampled_from([WifiAction.AUTO_CONNECT, WifiAction.IGNORE]), by=ANSWERERS)
+    def answer(self, which: int, action: WifiAction, by: Rule) -> None:
+        """By people, or by the deadline."""
+        asked = self.asked[which % len(self.asked)]
+        if by is Rule.FALLBACK:
+            action = self.settings.wifi.prompt_fallback
+        self.intent = replace(self.intent, answers=(*self.intent.answers, Answer(asked.network, action, by)))
+        self.take(Changed())
+        assert asked.ifname not in self.decision.asking, "asked again"
+        if action is WifiAction.AUTO_CONNECT:
+            assert self.decision.target is Target.PROTECTED
+        self.agents(0)
+        self.agents(1)
+        assert asked.ifname not in self.decision.asking, "asked again"
+
+    @rule()
+    def at_a_cafe_with_somebody_to_ask(self) -> None:
+        """What chance alone seldom brings."""
+        awake: Any = {"settings_broken": False, "store_broken": False, "asleep": False}
+        self.facts = replace(self.facts, profiles=dict(PROFILES), agents=1, links=(), **awake)
+        self.intent = Intent()
+        self.link("wlan0", carrier=True, gateway=True)
+        self.identified("wlan0", WifiNetwork(b"cafe", security=Security.OPEN))
 
     @rule()
     def reconnect(self) -> None:
@@ -315,6 +359,9 @@ class Machine(RuleBasedStateMachine):
             return "nobody knows where the machine will wake up"
         if packet.oifname in ("wlan0", "wlan1") and not self.classified(packet.oifname) and not self.to_server(packet):
             return "the network is not classified yet"
+        hold = packet.oifname in self.decision.asking and self.settings.wifi.hold_while_asking
+        if hold and not self.to_server(packet):
+            return "people are being asked about the network"
         if packet.oifname == "br0" and packet.destination in BRIDGE.network and not dns and not broken:
             return ""  # it stays on this machine
         if not strict:
@@ -358,5 +405,5 @@ def test_the_machine_went_everywhere() -> None:
     """The properties above say nothing about states that were never reached. A portal cannot be entered yet."""
     if not visited:
         TestMachine().runTest()
-    assert set(visited) == set(Phase) - {Phase.PORTAL}
+    assert set(visited) == set(Phase) - {Phase.PORTAL} | {"asking"}
     assert all(number >= 20 for number in visited.values()), visited

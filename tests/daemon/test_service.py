@@ -192,6 +192,7 @@ def test_a_full_disk_refuses_and_keeps_what_was(tmp_path: Path, monkeypatch: pyt
         def full(*_: object) -> None:
             raise StoreError("disk full")
 
+        await service.add_known(ROOT, "A", None, None, None, None)
         for name in ("save_profile", "remove_profile", "save_known", "forget_known"):
             monkeypatch.setattr(here.loop.store, name, full)
         with refused(Error.NOT_NOW, "disk full.*Nothing was changed"):
@@ -203,6 +204,7 @@ def test_a_full_disk_refuses_and_keeps_what_was(tmp_path: Path, monkeypatch: pyt
         with refused(Error.NOT_NOW, "disk full"):
             await service.forget_known(ROOT, "41")
         assert list(here.loop.profiles) == ["office"]
+        assert [each.ssid for each in here.loop.known] == [b"A"]
 
     run(tmp_path, check)
 

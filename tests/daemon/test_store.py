@@ -44,6 +44,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
+def test_known_networks_are_saved_together_or_not_at_all(folder: Path) -> None:
+    store = opened(folder)
+    names = [KnownNetwork(ssid=bytes([letter])) for letter in b"zb"]
+    pattern = KnownNetwork(ssid=b"b", pattern=True, action=WifiAction.AUTO_CONNECT)
+    store.save_known(*names, pattern)
+    assert store.known() == (names[1], CAFE, names[0], pattern), "by their bytes, patterns last"
+    store._db.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON known WHEN NEW.ssid = '32' BEGIN SELECT RAISE(FAIL, 'no'); END"
+    )
+    with pytest.raises(StoreError, match="no"):
+        store.save_known(KnownNetwork(ssid=b"1"), KnownNetwork(ssid=b"2"))
+    assert len(store.known()) == 4
+    store.save_known(KnownNetwork(ssid=b"1"))
+    assert store.forget_known((True, b"b")) and len(store.known()) == 4
+    store.close()
+
+
 def test_a_fresh_install_wants_nothing(tmp_path: Path) -> None:
     store = opened(tmp_path / "state")
     assert (store.intent(), store.trouble, store.unkept) == (Intent(), None, None)
@@ -61,7 +78,7 @@ def test_everything_is_there_again(folder: Path) -> None:
     assert store.last_good_settings() == "version = 1"
     assert store.known() == (CAFE,)
     assert store.profiles() == {"office": OFFICE}
-    assert store.forget_known(CAFE.ssid) and not store.forget_known(CAFE.ssid)
+    assert store.forget_known(CAFE.key) and not store.forget_known(CAFE.key)
     store.remove_profile("office")
     store.remove_profile("office")
     assert (store.known(), dict(store.profiles())) == ((), {})
@@ -258,7 +275,7 @@ def test_a_database_that_another_program_holds_is_not_damaged(folder: Path, monk
     assert store.trouble is not None and "nothing is kept" in store.trouble
     assert (store.intent(), store.known(), store.last_good_settings()) == (Intent(), (), None)
     writes: list[Callable[[], object]] = [
-        lambda: store.save_intent(WANTED), lambda: store.save_known(CAFE), lambda: store.forget_known(b"x"),
+        lambda: store.save_intent(WANTED), lambda: store.save_known(CAFE), lambda: store.forget_known((False, b"x")),
         lambda: store.save_good_settings("x"), store.decided,
     ]  # fmt: skip
     for write in writes:

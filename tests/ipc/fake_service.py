@@ -12,7 +12,7 @@ from ipc.access import Caller
 from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
-from ipc.interface import KnownNetwork, Network, Notice, Problem, Profile, Reason, Status
+from ipc.interface import KnownNetwork, Network, Notice, Problem, Profile, Prompt, Reason, Status
 from ipc.varlink import Varlink
 
 CAFE = Network(
@@ -48,8 +48,16 @@ IDLE = Status(
     sequence=0,
     version="9.8.7",
 )
-KNOWN = KnownNetwork("Home", "486f6d65", "wpa2", "ignore", None, True, "user")
+KNOWN = KnownNetwork(
+    "Home", "486f6d65", "wpa2", "ignore", None, True, "user",
+    False, (), ("02:00:00:00:00:01",), (), True, '{"ssid_hex": "486f6d65", "allow_lan": true, "learn": true}',
+)  # fmt: skip
+OFFICES = KnownNetwork(
+    "Corp-*", "436f72702d2a", "8021x", None, None, False, "settings",
+    True, ("Corp-\\x1bGuest*",), (), ("02:00:00:00:00:02",), False, '{"pattern": "Corp-*", "security": "8021x"}',
+)  # fmt: skip
 PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
+PROMPT = Prompt("ab12", "raised", CAFE, 1_700_000_060, "auto_connect", True, ("auto_connect",), None)
 CONNECTED = {
     "state": "connected",
     "target": "protected",
@@ -67,6 +75,8 @@ class FakeService:
     def __init__(self) -> None:
         self.feed = Feed(IDLE)
         self.calls: list[tuple[str, Caller, tuple[object, ...]]] = []
+        self.prompts: tuple[Prompt, ...] = (PROMPT,)
+        self.agents: list[asyncio.Queue[Prompt]] = []
         self.padding = ""  # goes into the version, to make answers large
 
     def _note(self, name: str, caller: Caller, *arguments: object) -> None:
@@ -131,9 +141,9 @@ class FakeService:
         self._note("current", caller)
         return self.feed.status.networks
 
-    async def list_known(self, caller: Caller) -> tuple[KnownNetwork, ...]:
-        self._note("list_known", caller)
-        return (KNOWN,)
+    async def list_known(self, caller: Caller, start: int) -> tuple[KnownNetwork, ...]:
+        self._note("list_known", caller, start)
+        return (OFFICES, KNOWN)[start:][:1]
 
     async def add_known(
         self,
@@ -144,12 +154,24 @@ class FakeService:
         action: str | None,
         profile: str | None,
         allow_lan: bool,
+        pin: bool,
+        learn: bool,
     ) -> KnownNetwork:
-        self._note("add_known", caller, ssid, ssid_hex, security, action, profile, allow_lan)
+        self._note("add_known", caller, ssid, ssid_hex, security, action, profile, allow_lan, pin, learn)
         return KNOWN
 
-    async def forget_known(self, caller: Caller, ssid_hex: str) -> None:
-        self._note("forget_known", caller, ssid_hex)
+    async def edit_known(self, caller: Caller, ssid_hex: str, changes: str, pattern: bool) -> KnownNetwork:
+        self._note("edit_known", caller, ssid_hex, changes, pattern)
+        if ssid_hex != KNOWN.ssid_hex:
+            raise ServiceError(Error.LOCKED, "That network", "the settings fix it.")
+        return replace(KNOWN, profile=changes)
+
+    async def import_known(self, caller: Caller, text: str) -> int:
+        self._note("import_known", caller, text)
+        return len(text.splitlines())
+
+    async def forget_known(self, caller: Caller, ssid_hex: str, pattern: bool) -> None:
+        self._note("forget_known", caller, ssid_hex, pattern)
         if ssid_hex != KNOWN.ssid_hex:
             raise ServiceError(Error.NO_SUCH_NETWORK, "That network", "it is not known.")
 
@@ -158,6 +180,34 @@ class FakeService:
         if "PostUp" in text:
             raise ServiceError(Error.PROFILE_REFUSED, "The profile", "line 3: PostUp runs a program.", "Remove it.")
         return (Notice(2, "Table", "tunwarden has its own."),)
+
+    async def waiting_prompts(self, caller: Caller) -> tuple[Prompt, ...]:
+        self._note("waiting_prompts", caller)
+        return self.prompts
+
+    async def watch_prompts(self, caller: Caller) -> AsyncGenerator[Prompt | None, None]:
+        self._note("watch_prompts", caller)
+        told: asyncio.Queue[Prompt] = asyncio.Queue()
+        for prompt in self.prompts:
+            told.put_nowait(prompt)
+        self.agents.append(told)
+        try:
+            yield None
+            while True:
+                yield await told.get()
+        finally:
+            self.agents.remove(told)
+
+    async def answer_prompt(self, caller: Caller, id: str, answer: str, remember: bool) -> None:
+        self._note("answer_prompt", caller, id, answer, remember)
+        if id not in [prompt.id for prompt in self.prompts]:
+            raise ServiceError(Error.NO_SUCH_PROMPT, "Answer", "its time is over.")
+        self.prompts = ()
+        self.tell(replace(PROMPT, state="answered", answer=answer))
+
+    def tell(self, prompt: Prompt) -> None:
+        for agent in self.agents:
+            agent.put_nowait(prompt)
 
     async def list_profiles(self, caller: Caller) -> tuple[Profile, ...]:
         self._note("list_profiles", caller)

@@ -91,8 +91,11 @@ def test_errors_come_back_as_they_were_raised() -> None:
 
 
 def test_a_newer_daemon_may_say_more() -> None:
-    known = {"ssid": "a", "ssid_hex": "61", "security": "wpa2", "allow_lan": True, "source": "user", "colour": "blue"}
+    known = {
+        "ssid": "a", "ssid_hex": "61", "security": "wpa2", "allow_lan": True, "source": "user", "colour": "blue",
+        "pattern": False, "exceptions": [], "bssids": [], "gateways": [], "learn": False, "entry": "{}",
+    }  # fmt: skip
     reply = json.dumps({"parameters": {"known": [known], "more": 1}}).encode() + b"\0"
-    with answering(reply) as folder, Client(folder, timeout=2) as client:
-        (one,) = client.list_known()
+    with answering(reply, b'{"parameters": {"known": []}}\0') as folder, Client(folder, timeout=2) as client:
+        (one,) = client.all_known()
         assert (one.ssid, one.action) == ("a", None)

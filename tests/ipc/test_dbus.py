@@ -107,7 +107,7 @@ def test_busctl_reads_everything() -> None:
         busctl = ("/usr/bin/busctl", f"--address={here.bus.address}")
         code, out, err = await run(STRANGER, *busctl, "introspect", NAME, PATH)
         assert (code, err) == (0, "")
-        assert ".AddKnown                           method    sssssb    a{sv}" in out
+        assert ".AddKnown                           method    sssssbbb  a{sv}" in out
         assert '.State                              property  s         "idle"       emits-change' in out
         code, out, _ = await run(STRANGER, *busctl, "tree", "--list", NAME)
         assert PATH in out.split()

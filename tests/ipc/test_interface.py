@@ -25,6 +25,9 @@ def test_words_are_those_of_policies() -> None:
     assert tuple(action.value for action in WifiAction) == interface.ACTIONS
     status = {field.name: field.doc for field in structs()["Status"].fields}
     assert set(re.findall(r"`(\w+)`", status["state"])) == {phase.value for phase in Phase}
+    assert set(interface.ANSWERS) < set(interface.ACTIONS)
+    prompt = {field.name: field.doc for field in structs()["Prompt"].fields}
+    assert set(re.findall(r"`(\w+)`", prompt["state"])) == set(interface.PROMPT_STATES)
     network = {field.name: field.doc for field in structs()["Network"].fields}
     assert set(re.findall(r"`(\w+)`", network["kind"])) <= {kind.value for kind in LinkKind}
 
@@ -42,7 +45,9 @@ def test_everything_has_its_text() -> None:
 
 
 def test_errors_have_stable_names() -> None:
-    names = "NotPermitted InvalidArgument NoSuchProfile ProfileRefused NoSuchNetwork NotNow Locked Internal"
+    names = (
+        "NotPermitted InvalidArgument NoSuchProfile ProfileRefused NoSuchNetwork NoSuchPrompt NotNow Locked Internal"
+    )
     assert " ".join(error.wire_name.removeprefix("org.tunwarden.Daemon1.Error.") for error in Error) == names
     assert all(error_of(error.wire_name) is error for error in Error)
     assert error_of("org.freedesktop.DBus.Error.Failed") is None
@@ -64,8 +69,16 @@ def test_opening_the_machine_needs_the_administrator(value: object) -> None:
         assert method.access_for({"on": True}) is Access.CHANGE
 
 
+def test_remembering_what_relaxes_needs_the_administrator() -> None:
+    method = methods()["org.tunwarden.Daemon1.Prompts.Answer"]
+    for answer, remember in (("auto_connect", True), ("auto_connect", False), ("ignore", False), ("ignore", None)):
+        assert method.access_for({"answer": answer, "remember": remember}) is Access.CHANGE
+    assert method.access_for({"answer": "ignore", "remember": True}) is Access.ADMIN
+    assert idl.access_text(method).endswith("; with answer=ignore and remember=true: root")
+
+
 def test_dbus_members_are_unambiguous() -> None:
-    members = [method.name for method in methods().values()]
+    members = [method.name for method in methods().values() if method.on_dbus]
     assert len(set(members)) == len(members)
 
 
@@ -74,7 +87,7 @@ def test_dbus_introspection_says_what_is_there() -> None:
     found = {node.get("name"): node for node in tree.findall("interface")}
     for method in methods().values():
         node = found[f"org.tunwarden.Daemon1.{method.interface}"].find(f"method[@name='{method.name}']")
-        if method.stream:
+        if not method.on_dbus:
             assert node is None
             continue
         assert node is not None
@@ -84,7 +97,11 @@ def test_dbus_introspection_says_what_is_there() -> None:
         arguments = "".join(arg.get("type") or "" for arg in node.findall("arg[@direction='in']"))
         assert arguments == signature_of(method.parameters)
         result = [arg.get("type") for arg in node.findall("arg[@direction='out']")]
-        assert result == ([signature(method.returns.type)] if method.returns else [])
+        assert result == ([signature(method.returns.type)] if method.returns and not method.stream else [])
+        if method.signal:
+            signal = found[f"org.tunwarden.Daemon1.{method.interface}"].find(f"signal[@name='{method.signal}']")
+            assert signal is not None and method.returns is not None
+            assert [arg.get("type") for arg in signal.findall("arg")] == [signature(method.returns.type)]
     shown = [node.get("name") for node in found["org.tunwarden.Daemon1.Manager"].findall("property")]
     assert shown == [prop.name for prop, _ in properties()]
 

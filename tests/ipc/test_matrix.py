@@ -35,13 +35,19 @@ CALLS: tuple[Call, ...] = (
     ("Networks.Current", {}, READ, "current"),
     ("Networks.ListKnown", {}, READ, "list_known"),
     ("Networks.AddKnown", {"ssid": "Home"}, ADMIN, "add_known"),
+    ("Networks.EditKnown", {"ssid_hex": "486f6d65", "changes": "{}"}, ADMIN, "edit_known"),
     ("Networks.ForgetKnown", {"ssid_hex": "486f6d65"}, ADMIN, "forget_known"),
+    ("Networks.ImportKnown", {"text": "{}"}, ADMIN, "import_known"),
+    ("Prompts.Waiting", {}, READ, "waiting_prompts"),
+    ("Prompts.Answer", {"id": "ab12", "answer": "ignore"}, CHANGE, "answer_prompt"),
+    ("Prompts.Answer", {"id": "ab12", "answer": "auto_connect", "remember": True}, CHANGE, "answer_prompt"),
+    ("Prompts.Answer", {"id": "ab12", "answer": "ignore", "remember": True}, ADMIN, "answer_prompt"),
     ("Profiles.Import", {"name": "home", "text": "[Interface]"}, ADMIN, "import_profile"),
     ("Profiles.List", {}, READ, "list_profiles"),
     ("Profiles.Remove", {"name": "home"}, ADMIN, "remove_profile"),
     ("Diagnostics.CheckSettings", {"text": "version = 1"}, READ, "check_settings"),
 )
-STREAMS = {"Manager.Watch"}  # Varlink only; READ, as test_varlink.py shows
+STREAMS = {"Manager.Watch", "Prompts.Watch"}  # READ and CHANGE, as test_varlink.py and test_prompts.py show
 MAY = {ROOT_USER: ADMIN, MEMBER: CHANGE, STRANGER: READ}
 
 ASK = """
@@ -118,13 +124,15 @@ def test_dbus(who: Who) -> None:
 
 
 def _dbus(value: object) -> str:
-    return f"boolean:{str(value).lower()}" if isinstance(value, bool) else f"string:{value or ''}"
+    if isinstance(value, bool):
+        return f"boolean:{str(value).lower()}"
+    return f"uint64:{value}" if isinstance(value, int) else f"string:{value or ''}"
 
 
 def _judge(service: FakeService, who: Who, limit: Access, answers: list[str]) -> None:
     wanted = [(name, limit >= needed) for name, _, needed, _ in CALLS]
     assert [(name, answer != "NotPermitted") for (name, *_), answer in zip(CALLS, answers, strict=True)] == wanted
-    assert set(answers) <= {"done", "NotPermitted", "NotNow", "Locked"}
+    assert set(answers) <= {"done", "NotPermitted", "NotNow", "NoSuchPrompt", "Locked"}
     asked = [(function, caller.uid) for function, caller, _ in service.calls]
     assert asked == [(function, who.uid) for _, _, needed, function in CALLS if limit >= needed]
 

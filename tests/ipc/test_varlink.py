@@ -60,7 +60,7 @@ def test_null_and_absent_are_the_same() -> None:
         for parameters in ({}, {"profile": None}, {"profile": ""}):
             assert "error" not in await peer.ask("Manager.Connect", **parameters)
         await peer.ask("Networks.AddKnown")
-        assert [arguments for *_, arguments in here.service.calls] == [(None,)] * 3 + [(None,) * 5 + (False,)]
+        assert [arguments for *_, arguments in here.service.calls] == [(None,)] * 3 + [(None,) * 5 + (False,) * 3]
 
     run(check)
 

@@ -597,7 +597,7 @@ CHANGES: tuple[tuple[str, dict[str, object], str], ...] = (  # Varlink's name, i
     ("Manager.SetKillSwitch", {"on": False}, "boolean:false"),
     ("Manager.SetLockdown", {"on": True}, "boolean:true"),
     ("Networks.AddKnown", {"ssid": "Cafe Guest", "action": "disconnect"}, ""),
-    ("Networks.ForgetKnown", {"ssid_hex": "41"}, "string:41"),
+    ("Networks.ForgetKnown", {"ssid_hex": "41"}, "string:41 boolean:false"),
     ("Profiles.Import", {"name": "x", "text": "[Interface]"}, "string:x string:y"),
     ("Profiles.Remove", {"name": PROFILE}, f"string:{PROFILE}"),
 )
@@ -616,7 +616,7 @@ def test_nobody_may_look_and_change_nothing(connected: Subject, sealed: Any) -> 
         assert set(found["read.sock"].values()) == {f"{NAME}.Error.NotPermitted"}, found
         for method, _, arguments in CHANGES:
             if method == "Networks.AddKnown":
-                arguments = "string:x string: string: string:disconnect string: boolean:false"
+                arguments = "string:x string: string: string:disconnect string:" + " boolean:false" * 3
             asked = lab.laptop.run(
                 *nobody, "dbus-send", "--system", "--print-reply", f"--dest={NAME}", "/org/tunwarden/Daemon1",
                 f"{NAME}.{method}", *arguments.split(), check=False,

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from policies.classify import SENTENCES, Classification, Reason, Verdict, classify, ssid_text
+from policies.classify import LEARNED, SENTENCES, Classification, Reason, Verdict, classify, learned, ssid_text
 from policies.common_ssids import COMMON, is_common, plain
 from policies.facts import Security, WifiNetwork
-from policies.settings import Criteria, KnownNetwork, Settings, Wifi, WifiAction, proves_identity
+from policies.known import matches
+from policies.settings import Criteria, KnownNetwork, Settings, Wifi, WifiAction, has_accounts, proves_identity
 
 AP, OTHER_AP = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+ROUTER = bytes.fromhex("0200000000f1")
 PLAIN = WifiNetwork(ssid=b"Haus 7", bssid=AP, security=Security.WPA2)
 LAX = Criteria(weak_encryption=False, enhanced_open=False, wps=False, common_names=False)
 STRICT = Criteria(weak_encryption=True, enhanced_open=True, wps=True, common_names=True)
@@ -34,6 +36,14 @@ UNSAVED = [
     (Security.WPA3, {}, STRICT, Verdict.SECURED, (Reason.ENCRYPTED,)),
     (Security.ENTERPRISE, {}, STRICT, Verdict.SECURED, (Reason.ENCRYPTED,)),
     (Security.ENTERPRISE_192, {}, STRICT, Verdict.SECURED, (Reason.ENCRYPTED,)),
+    (
+        Security.ENTERPRISE,
+        {"server_unchecked": True},
+        LAX,
+        Verdict.UNSECURED,
+        (Reason.SERVER_UNCHECKED,),
+    ),
+    (Security.WPA3, {"server_unchecked": True}, STRICT, Verdict.SECURED, (Reason.ENCRYPTED,)),  # of 802.1X alone
     (Security.OPEN, {}, Criteria(), Verdict.UNSECURED, (Reason.OPEN,)),
     (Security.OPEN, {}, LAX, Verdict.UNSECURED, (Reason.OPEN,)),
     (Security.OWE_TRANSITION, {}, LAX, Verdict.UNSECURED, (Reason.OWE_TRANSITION,)),
@@ -154,7 +164,83 @@ SAVED = {
         saved(minimum_security=Security.OWE), {"security": Security.OWE},
         Verdict.UNSECURED, (Reason.ENHANCED_OPEN, Reason.UNPROVEN), True,
     ),
-    "saved as open, met as WPA2": (saved(minimum_security=Security.OPEN), {}, Verdict.KNOWN, (Reason.SAVED,), True),
+    "saved as open, met as WPA2": (
+        saved(minimum_security=Security.OPEN), {}, Verdict.SECURED, (Reason.ENCRYPTED, Reason.UNPROVEN), True,
+    ),
+    "saved with a password, met with accounts": (
+        saved(), {"security": Security.ENTERPRISE}, Verdict.UNSECURED, (Reason.IMPOSTOR_KIND,), False,
+    ),
+    "saved with accounts": (
+        saved(minimum_security=Security.ENTERPRISE), {"security": Security.ENTERPRISE},
+        Verdict.KNOWN, (Reason.SAVED,), True,
+    ),
+    "saved with accounts, met with Suite B": (
+        saved(minimum_security=Security.ENTERPRISE), {"security": Security.ENTERPRISE_192},
+        Verdict.KNOWN, (Reason.SAVED,), True,
+    ),
+    "saved with accounts, met with a password": (
+        saved(minimum_security=Security.ENTERPRISE), {"security": Security.WPA3},
+        Verdict.UNSECURED, (Reason.IMPOSTOR_WEAKER,), False,
+    ),
+    "saved with accounts, nobody checks the server": (
+        saved(minimum_security=Security.ENTERPRISE), {"security": Security.ENTERPRISE, "server_unchecked": True},
+        Verdict.UNSECURED, (Reason.SERVER_UNCHECKED,), False,
+    ),
+    "saved as open, met with accounts": (
+        saved(minimum_security=Security.OPEN), {"security": Security.ENTERPRISE},
+        Verdict.SECURED, (Reason.ENCRYPTED, Reason.UNPROVEN), True,
+    ),
+    "the saved gateway": (
+        saved(gateways=frozenset({ROUTER})), {"gateway_mac": ROUTER},
+        Verdict.KNOWN, (Reason.SAVED, Reason.SAVED_GATEWAY), True,
+    ),
+    "impostor, gateway": (
+        saved(gateways=frozenset({ROUTER})), {"gateway_mac": AP}, Verdict.UNSECURED, (Reason.IMPOSTOR_GATEWAY,), False,
+    ),
+    "the gateway is not known yet": (
+        saved(gateways=frozenset({ROUTER})), {}, Verdict.UNIDENTIFIED, (Reason.GATEWAY_UNREADABLE,), False,
+    ),
+    "access point and gateway, both unknown": (
+        saved(gateways=frozenset({ROUTER}), bssids=frozenset({AP})), {"bssid": b""},
+        Verdict.UNIDENTIFIED, (Reason.ACCESS_POINT_UNREADABLE, Reason.GATEWAY_UNREADABLE), False,
+    ),
+    "a foreign access point before the gateway is known": (
+        saved(gateways=frozenset({ROUTER}), bssids=frozenset({OTHER_AP})), {},
+        Verdict.UNSECURED, (Reason.IMPOSTOR_ACCESS_POINT,), False,
+    ),
+    "learning, nothing yet": (
+        saved(learn=True), {}, Verdict.KNOWN, (Reason.SAVED, Reason.NEW_ACCESS_POINT), True,
+    ),
+    "learning, another one": (
+        saved(learn=True, bssids=frozenset({OTHER_AP})), {},
+        Verdict.KNOWN, (Reason.SAVED, Reason.NEW_ACCESS_POINT), True,
+    ),
+    "learning, met before": (
+        saved(learn=True, bssids=frozenset({AP})), {}, Verdict.KNOWN, (Reason.SAVED, Reason.SAVED_ACCESS_POINT), True,
+    ),
+    "learning, but weaker": (
+        saved(learn=True, minimum_security=Security.WPA3), {}, Verdict.UNSECURED, (Reason.IMPOSTOR_WEAKER,), False,
+    ),
+    "a pattern of accounts": (
+        saved(ssid=b"Haus*", pattern=True, minimum_security=Security.ENTERPRISE), {"security": Security.ENTERPRISE},
+        Verdict.KNOWN, (Reason.SAVED,), True,
+    ),
+    "a pattern of accounts, met with a password": (
+        saved(ssid=b"Haus*", pattern=True, minimum_security=Security.ENTERPRISE), {},
+        Verdict.UNSECURED, (Reason.IMPOSTOR_WEAKER,), False,
+    ),
+    "a pattern with an exception": (
+        saved(ssid=b"H*", exceptions=(b"?aus 7",), pattern=True, action=WifiAction.AUTO_CONNECT), {},
+        Verdict.SECURED, (Reason.ENCRYPTED,), False,
+    ),
+    "a pattern that only tightens": (
+        saved(ssid=b"*", pattern=True, action=WifiAction.AUTO_CONNECT), {},
+        Verdict.SECURED, (Reason.ENCRYPTED, Reason.UNPROVEN), True,
+    ),
+    "a pattern that only tightens, on something weaker": (
+        saved(ssid=b"*", pattern=True, action=WifiAction.AUTO_CONNECT), {"security": Security.OPEN},
+        Verdict.UNSECURED, (Reason.OPEN,), False,
+    ),
 }  # fmt: skip
 
 
@@ -179,6 +265,54 @@ def test_of_several_entries_the_one_that_holds_counts() -> None:
     assert classify(stranger, settings(one, two)).reasons == (Reason.IMPOSTOR_ACCESS_POINT,)
 
 
+def test_an_exact_name_counts_before_any_pattern() -> None:
+    """Or an impostor of the one would be let in by the other."""
+    pattern = saved(ssid=b"Haus*", pattern=True, minimum_security=Security.ENTERPRISE)
+    exact = saved(minimum_security=Security.ENTERPRISE, bssids=frozenset({OTHER_AP}))
+    company = replace(PLAIN, security=Security.ENTERPRISE)
+    for known in ((pattern, exact), (exact, pattern)):
+        assert classify(company, settings(*known)).reasons == (Reason.IMPOSTOR_ACCESS_POINT,)
+        assert classify(replace(company, ssid=b"Haus 8"), settings(*known)).known is pattern
+
+
+def test_one_entry_that_may_hold_is_no_impostor() -> None:
+    """Two flats with one name: which router answers will tell."""
+    one, two = saved(bssids=frozenset({OTHER_AP})), saved(gateways=frozenset({ROUTER}), profile="two")
+    for known in ((one, two), (two, one)):
+        waiting = classify(PLAIN, settings(*known))
+        assert (waiting.verdict, waiting.awaits_gateway) == (Verdict.UNIDENTIFIED, True)
+        assert classify(replace(PLAIN, gateway_mac=ROUTER), settings(*known)).known is two
+        assert classify(replace(PLAIN, gateway_mac=AP), settings(*known)).verdict is Verdict.UNSECURED
+    assert not classify(replace(PLAIN, malformed=True), settings(two)).awaits_gateway
+
+
+def test_access_points_are_learned_where_the_network_is_known() -> None:
+    entry = saved(learn=True)
+    for number in range(1, LEARNED + 9):
+        network = replace(PLAIN, bssid=b"\x02\0\0\0\0" + bytes([number]))
+        more = learned(network, classify(network, settings(entry)))
+        assert (more is not None) == (number <= LEARNED)
+        entry = more or entry
+        assert learned(network, classify(network, settings(entry))) is None, "once"
+    assert len(entry.bssids) == LEARNED
+    sealed = entry.model_copy(update={"learn": False})
+    assert classify(PLAIN, settings(sealed)).verdict is Verdict.KNOWN
+    stranger = replace(PLAIN, bssid=b"\x02\0\0\0\0\xff")
+    assert classify(stranger, settings(sealed)).reasons == (Reason.IMPOSTOR_ACCESS_POINT,)
+    assert learned(stranger, classify(stranger, settings(sealed))) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"security": Security.OPEN}, {"malformed": True}, {"tkip": True}, {"bssid": b""}, {"bssid": b"\x01\0\0\0\0\1"}],
+    ids=str,
+)
+def test_nothing_is_learned_from_others(changes: dict[str, object]) -> None:
+    network = replace(PLAIN, **changes)  # type: ignore[arg-type]
+    assert learned(network, classify(network, settings(saved(learn=True)))) is None
+    assert learned(PLAIN, classify(PLAIN, settings(saved()))) is None
+
+
 def test_every_reason_is_a_sentence_and_every_reason_is_used() -> None:
     assert SENTENCES.keys() == set(Reason)
     assert all(sentence.endswith(".") and sentence[0].isupper() for sentence in SENTENCES.values())
@@ -201,6 +335,8 @@ NETWORKS = st.builds(
     tkip=st.booleans(),
     wps=st.booleans(),
     malformed=st.booleans(),
+    gateway_mac=st.sampled_from([ROUTER, AP, b""]),
+    server_unchecked=st.booleans(),
 )
 CRITERIA = st.builds(Criteria, *[], **{name: st.booleans() for name in Criteria.model_fields})
 
@@ -208,12 +344,19 @@ CRITERIA = st.builds(Criteria, *[], **{name: st.booleans() for name in Criteria.
 @st.composite
 def known_networks(draw: st.DrawFn) -> KnownNetwork:
     security = draw(st.sampled_from(Security))
-    actions = list(WifiAction) if proves_identity(security) else [WifiAction.AUTO_CONNECT, WifiAction.PROMPT]
+    pattern = draw(st.booleans())
+    provable = has_accounts(security) if pattern else proves_identity(security)
+    actions = list(WifiAction) if provable else [WifiAction.AUTO_CONNECT]
+    ssids = [b"Haus*", b"Ha??*7", b"*office"] if pattern else [b"Haus 7", b"Office", b"linksys"]
     return KnownNetwork(
-        ssid=draw(st.sampled_from([b"Haus 7", b"Office", b"linksys"])),
+        ssid=draw(st.sampled_from(ssids)),
+        pattern=pattern,
+        exceptions=draw(st.sampled_from([(), (b"*7",), (b"H?us*", b"x")])) if pattern else (),
         minimum_security=security,
-        action=draw(st.none() | st.sampled_from(actions)),
+        action=draw(st.sampled_from(actions)) if pattern else draw(st.none() | st.sampled_from(actions)),
         bssids=draw(st.frozensets(st.sampled_from([AP, OTHER_AP]))),
+        gateways=draw(st.frozensets(st.sampled_from([ROUTER, AP]))),
+        learn=provable and not pattern and draw(st.booleans()),
     )
 
 
@@ -226,10 +369,11 @@ def weaker(security: Security, than: Security) -> bool:
     """Whether one resists less than the other by every measure.
 
     Enhanced open (encrypted, unauthenticated) cannot be compared with WEP and WPA1 (badly encrypted): which of them
-    is unsecured is for the administrator's two toggles to say.
+    is unsecured is for the administrator's two toggles to say. An account (802.1X) proves another network than a
+    password does.
     """
     crossed = (than is Security.OWE and security is Security.WEP) or (than is Security.WPA and security is Security.OWE)
-    return security.strength <= than.strength and not crossed
+    return security.strength <= than.strength and not crossed and has_accounts(security) == has_accounts(than)
 
 
 @given(NETWORKS, SETTINGS)
@@ -259,14 +403,20 @@ def test_doubt_is_never_trusted(network: WifiNetwork, given_settings: Settings) 
 @given(NETWORKS, SETTINGS)
 def test_known_has_met_every_demand(network: WifiNetwork, given_settings: Settings) -> None:
     found = classify(network, given_settings)
-    if found.known is not None:
-        assert found.known.ssid == network.ssid
-        assert network.security.strength >= found.known.minimum_security.strength
-        assert not found.known.bssids or network.bssid in found.known.bssids
+    entry = found.known
+    if entry is not None:
+        assert matches(entry.ssid, network.ssid) if entry.pattern else entry.ssid == network.ssid
+        assert not any(matches(pattern, network.ssid) for pattern in entry.exceptions)
+        assert network.security.strength >= entry.minimum_security.strength
+        assert not entry.bssids or entry.learn or network.bssid in entry.bssids
+        assert not entry.gateways or network.gateway_mac in entry.gateways
+        assert not (has_accounts(network.security) and network.server_unchecked)
     if found.verdict is Verdict.KNOWN:
-        assert found.known is not None and proves_identity(network.security) and not network.malformed
-    elif found.known is not None:
-        assert found.known.action not in (WifiAction.IGNORE, WifiAction.DISCONNECT) and not found.known.allow_lan
+        assert entry is not None and entry.can_be_proven and not network.malformed
+        assert has_accounts(network.security) == has_accounts(entry.minimum_security)
+    elif entry is not None:
+        assert entry.action not in (WifiAction.IGNORE, WifiAction.DISCONNECT) or entry.can_be_proven
+        assert not entry.allow_lan
 
 
 @given(NETWORKS, SETTINGS, st.sampled_from(Security), st.booleans(), st.booleans(), st.booleans(), st.booleans())
@@ -287,6 +437,7 @@ def test_weakening_never_strengthens(
         wps=network.wps or wps,
         malformed=network.malformed or malformed,
         bssid=b"" if unknown_bssid else network.bssid,
+        gateway_mac=b"" if unknown_bssid else network.gateway_mac,
     )
     assert RANK[classify(weakened, given_settings).verdict] <= RANK[classify(network, given_settings).verdict]
 

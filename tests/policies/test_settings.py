@@ -50,6 +50,8 @@ unsecured = "auto_connect"
 unidentified = "auto_connect"
 secured = "prompt"
 prompt_fallback = "ignore"
+prompt_timeout = "2m"
+hold_while_asking = false
 identify_timeout = "1.5s"
 
 [wifi.criteria]
@@ -80,9 +82,15 @@ action = "disconnect"
 profile = "office"
 allow_lan = true
 bssids = ["aa:bb:cc:dd:ee:ff", "02-00-00-00-00-01"]
+gateways = ["02:00:00:00:00:02"]
 
 [[known]]
 ssid_hex = "0aFF"
+
+[[known]]
+pattern = "Büro-*"
+except = ["*-Gast"]
+security = "8021x"
 """
 
 EXPECTED = Settings(
@@ -98,6 +106,8 @@ EXPECTED = Settings(
         unidentified=WifiAction.AUTO_CONNECT,
         secured=WifiAction.PROMPT,
         prompt_fallback=WifiAction.IGNORE,
+        prompt_timeout=120.0,
+        hold_while_asking=False,
         identify_timeout=1.5,
         criteria=Criteria(weak_encryption=False, enhanced_open=False, wps=True, common_names=True),
     ),
@@ -115,8 +125,15 @@ EXPECTED = Settings(
             profile="office",
             allow_lan=True,
             bssids=frozenset({bytes.fromhex("aabbccddeeff"), bytes.fromhex("020000000001")}),
+            gateways=frozenset({bytes.fromhex("020000000002")}),
         ),
         KnownNetwork(ssid=b"\n\xff"),
+        KnownNetwork(
+            ssid="Büro-*".encode(),
+            pattern=True,
+            exceptions=(b"*-Gast",),
+            minimum_security=Security.ENTERPRISE,
+        ),
     ),
 )
 
@@ -316,14 +333,14 @@ ONE_ERROR = {
         "[[known]]\nssid='a'\nbssids = ['01:00:5e:00:00:01']",
         3,
         "known.bssids",
-        "no access point",
+        "no device",
         "such as",
     ),
     "bssid of zeros": (
         "[[known]]\nssid='a'\nbssids = ['00:00:00:00:00:00']",
         3,
         "known.bssids",
-        "no access point",
+        "no device",
         "such as",
     ),
     "no bssid": ("[[known]]\nssid='a'\nbssids = []", 3, "known.bssids", "no access point", "leave the key out"),

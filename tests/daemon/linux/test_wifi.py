@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 import pytest
 from structlog.testing import capture_logs
 
-from daemon.host import Wifi
 from daemon.linux import wifi
 from daemon.linux.wifi import LinuxWifi
 from policies.facts import Security, WifiNetwork, WifiSource
@@ -21,8 +20,8 @@ CAFE = WifiNetwork(b"cafe", b"\x02\0\0\0\0\x0c", Security.OPEN, source=WifiSourc
 class Source:
     """What a test says is there; `hint` makes its watch yield, `fail` makes watch and read raise."""
 
-    def __init__(self, **networks: WifiNetwork) -> None:
-        self.networks: Mapping[str, WifiNetwork] = networks
+    def __init__(self, **networks: WifiNetwork | None) -> None:
+        self.networks: Mapping[str, WifiNetwork | None] = networks
         self.failure: Exception | None = None
         self.watches = 0
         self._changed = asyncio.Event()
@@ -34,7 +33,7 @@ class Source:
         self.failure = failure
         self._changed.set()
 
-    async def read(self) -> Mapping[str, WifiNetwork]:
+    async def read(self) -> Mapping[str, WifiNetwork | None]:
         if self.failure:
             raise self.failure
         return self.networks
@@ -69,7 +68,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watching(*sources: Wifi) -> AsyncIterator[asyncio.Queue[None]]:
+async def watching(*sources: wifi.Source) -> AsyncIterator[asyncio.Queue[None]]:
     """The hints of all sources together, those of the beginning already taken."""
     hints: asyncio.Queue[None] = asyncio.Queue()
 
@@ -95,6 +94,32 @@ def test_the_first_source_that_knows_a_link_wins() -> None:
         assert await LinuxWifi((first, second)).read() == {"wlan0": HOME, "wlan1": CAFE}
         assert await LinuxWifi((second, first)).read() == {"wlan0": CAFE, "wlan1": CAFE}
         assert await LinuxWifi(()).read() == {}
+
+    run(work)
+
+
+def test_what_the_first_source_calls_not_associated_is_not_taken_from_the_second() -> None:
+    """NetworkManager may lag behind the kernel; where the kernel knows nothing of a link, it is believed."""
+
+    async def work() -> None:
+        kernel, manager = Source(wlan0=None), Source(wlan0=CAFE, wlan1=CAFE)
+        assert await LinuxWifi((kernel, manager)).read() == {"wlan1": CAFE}
+        assert await LinuxWifi((manager, kernel)).read() == {"wlan0": CAFE, "wlan1": CAFE}
+        kernel.networks = {}
+        assert await LinuxWifi((kernel, manager)).read() == {"wlan0": CAFE, "wlan1": CAFE}
+
+    run(work)
+
+
+def test_a_failure_is_logged_once_until_it_ends_or_changes() -> None:
+    async def work() -> None:
+        source = Source(wlan0=HOME)
+        both = LinuxWifi((source,))
+        with capture_logs() as logs:
+            for failure in (RuntimeError("a"), RuntimeError("a"), RuntimeError("b"), None, RuntimeError("b")):
+                source.failure = failure
+                await both.read()
+        assert [entry["error"] for entry in logs] == ["RuntimeError('a')", "RuntimeError('b')", "RuntimeError('b')"]
 
     run(work)
 
@@ -173,6 +198,6 @@ def test_closing_ends_every_watch() -> None:
 
 def test_the_sources_of_this_system() -> None:
     async def work() -> None:
-        assert [type(source).__name__ for source in wifi.sources()] == ["NetworkManager"]
+        assert [type(source).__name__ for source in wifi.sources()] == ["Nl80211", "NetworkManager"]
 
     run(work)
