@@ -3,7 +3,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint install uninstall bench clean
+.PHONY: run test test-radio lint install uninstall bench clean
 
 run: $(VENV)/.ready  ## the main job in the network laboratory, told live
 	@lab/install-missing
@@ -12,6 +12,9 @@ run: $(VENV)/.ready  ## the main job in the network laboratory, told live
 test: $(VENV)/.ready lint  ## every tier that can run here; the others are skipped with the reason printed
 	@lab/install-missing
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
+
+test-radio: $(VENV)/.ready  ## real Wi-Fi in a virtual machine, which the first run builds; some 6 minutes
+	@RADIO=1 $(BIN)/python -m pytest -rs tests/radio
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -1,0 +1,188 @@
+"""Who manages the laptop's card: wpa_supplicant alone, NetworkManager or iwd. All join a network until it works."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from lab.processes import LabError, Process
+from lab.radio.laboratory import RadioLaboratory, authorised, run, wait_for
+from lab.radio.networks import NETWORKS, PASSWORD, colons, supplicant_conf
+from policies.facts import Security
+
+PROFILES = Path("/etc/NetworkManager/system-connections")
+IWD = Path("/var/lib/iwd")
+
+
+class Manager(ABC):
+    """`with SomeManager(lab) as manager: manager.join("wpa2")`. One at a time."""
+
+    def __init__(self, lab: RadioLaboratory, card: str = "wlan0") -> None:
+        self.lab, self.card = lab, card
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def ask(self, name: str, password: str = PASSWORD) -> None:
+        """Begin to join this network, leaving any other; returns at once."""
+
+    @abstractmethod
+    def leave(self) -> None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    def join(self, name: str) -> None:
+        """Returns when data may pass. Raises LabError."""
+        self.ask(name)
+        wait_for(lambda: authorised(self.card), f"{type(self).__name__} has joined {name}", 60)
+
+    def __enter__(self) -> Manager:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Supplicant(Manager):
+    """wpa_supplicant(8), started anew for each network."""
+
+    _process: Process | None = None
+
+    def start(self) -> None:
+        return None
+
+    def ask(self, name: str, password: str = PASSWORD) -> None:
+        self.leave()
+        conf = f"/run/lab/{self.card}.conf"
+        self.lab.laptop.write(conf, supplicant_conf(name, password))
+        self._process = self.lab.laptop.start("wpa_supplicant", "-D", "nl80211", "-i", self.card, "-c", conf)
+
+    def leave(self) -> None:
+        if self._process is not None and self._process.running:
+            self._process.stop(30)
+        self._process = None
+
+    def stop(self) -> None:
+        self.leave()
+
+    def cli(self, *argv: str) -> str:
+        return run("wpa_cli", "-p", "/run/lab/wpa", "-i", self.card, *argv)
+
+    def output(self) -> str:
+        return self._process.output() if self._process else ""
+
+    def roam(self, address: bytes) -> None:
+        """To that access point of the same network; returns when it is asked for."""
+        self.cli("scan", "freq=2412,2437")
+        wait_for(lambda: colons(address) in self.cli("scan_results"), f"{colons(address)} in the scan results")
+        answer = self.cli("roam", colons(address))
+        if "OK" not in answer:
+            raise LabError(f"wpa_cli roam: {answer}")
+
+
+class NetworkManager(Manager):
+    """The real one, with the wpa_supplicant that it starts over the system bus."""
+
+    def start(self) -> None:
+        conf = Path("/etc/NetworkManager/conf.d/lab.conf")
+        conf.write_text(f"[keyfile]\nunmanaged-devices=except:interface-name:{self.card}\n[main]\nno-auto-default=*\n")
+        for name in NETWORKS:
+            self._profile(name, PASSWORD)
+        run("systemctl", "start", "NetworkManager", timeout=120)
+        wait_for(lambda: ":disconnected" in self._device(), "NetworkManager has the card", 60)
+
+    def _device(self) -> str:
+        return run("nmcli", "-t", "-f", "DEVICE,STATE", "device", check=False)
+
+    def _profile(self, name: str, password: str) -> None:
+        network = NETWORKS[name]
+        key = {
+            Security.OWE: "owe", Security.WPA3: "sae", Security.ENTERPRISE: "wpa-eap",
+            Security.OPEN: "", Security.OWE_TRANSITION: "", Security.WEP: "none",
+        }.get(network.security, "wpa-psk")  # fmt: skip
+        lines = [
+            "[connection]", f"id={name}", "type=wifi", f"interface-name={self.card}", "autoconnect=false",
+            "[wifi]", f"ssid={''.join(f'{byte};' for byte in network.ssid)}", f"hidden={str(network.hidden).lower()}",
+            "[ipv4]", "method=manual", "address1=10.77.0.9/24", "[ipv6]", "method=disabled",
+        ]  # fmt: skip
+        if key:
+            lines += ["[wifi-security]", f"key-mgmt={key}"]
+        if key in ("wpa-psk", "sae"):
+            lines.append(f"psk={password}")
+        if key == "none":
+            lines.append("wep-key0=12345")
+        if key == "wpa-eap":
+            lines += ["[802-1x]", "eap=pwd;", "identity=user", f"password={password}"]
+        file = PROFILES / f"{name}.nmconnection"
+        file.write_text("\n".join(lines) + "\n")
+        file.chmod(0o600)
+
+    def ask(self, name: str, password: str = PASSWORD) -> None:
+        if password != PASSWORD:
+            self._profile(name, password)
+            run("nmcli", "connection", "reload")
+        run("nmcli", "--wait", "0", "connection", "up", name)
+
+    def join(self, name: str) -> None:
+        """Networks are joined by their profile, which NetworkManager does when it has seen the network."""
+        wait_for(lambda: self._up(name), f"NetworkManager has joined {name}", 90)
+
+    def _up(self, name: str) -> bool:
+        run("nmcli", "--wait", "30", "connection", "up", name, check=False)
+        return f"{self.card}:connected" in self._device() and authorised(self.card)
+
+    def leave(self) -> None:
+        run("nmcli", "device", "disconnect", self.card, check=False)
+
+    def stop(self) -> None:
+        run("systemctl", "stop", "NetworkManager", "wpa_supplicant", timeout=120)
+        run("ip", "address", "flush", "dev", self.card, check=False)
+
+
+class Iwd(Manager):
+    """iwd(8), which deletes the interface it finds and makes a new one with the same name."""
+
+    def start(self) -> None:
+        IWD.mkdir(exist_ok=True)
+        for network in NETWORKS.values():
+            plain = network.ssid.isalnum() or network.ssid.replace(b" ", b"").isalnum()
+            name = network.ssid.decode() if plain else f"={network.ssid.hex()}"
+            if network.security in (Security.OPEN, Security.OWE, Security.OWE_TRANSITION):
+                (IWD / f"{name}.open").write_text("[Settings]\nAutoConnect=false\n")
+            else:
+                (IWD / f"{name}.psk").write_text(
+                    f"[Security]\nPassphrase={PASSWORD}\n[Settings]\nAutoConnect=false\nHidden={str(network.hidden).lower()}\n"
+                )
+        # Its own unit, for whoever asks for iwd on the system bus starts that one.
+        extra = Path("/run/systemd/system/iwd.service.d/lab.conf")
+        extra.parent.mkdir(parents=True, exist_ok=True)
+        extra.write_text(f"[Service]\nExecStart=\nExecStart=/usr/libexec/iwd --interfaces {self.card}\n")
+        run("systemctl", "daemon-reload")
+        run("systemctl", "start", "iwd", timeout=120)
+        wait_for(lambda: self.card in run("iwctl", "device", "list", check=False), "iwd has the card", 60)
+
+    def ask(self, name: str, password: str = PASSWORD) -> None:
+        run("iwctl", "--dont-ask", "station", self.card, "connect", NETWORKS[name].ssid.decode(), check=False)
+
+    def join(self, name: str) -> None:
+        """Networks can be joined once they have been seen; under emulation an access point's answer may be too late."""
+        wait_for(lambda: self._connected(name), f"iwd has joined {name}", 90)
+
+    def _connected(self, name: str) -> bool:
+        if NETWORKS[name].ssid.decode() in run("iwctl", "station", self.card, "get-networks", check=False):
+            self.ask(name)
+        else:
+            run("iwctl", "station", self.card, "scan", check=False)
+        return authorised(self.card)
+
+    def leave(self) -> None:
+        run("iwctl", "station", self.card, "disconnect", check=False)
+
+    def stop(self) -> None:
+        run("systemctl", "stop", "iwd", timeout=120)
+
+
+MANAGERS: dict[str, type[Manager]] = {"wpa_supplicant": Supplicant, "networkmanager": NetworkManager, "iwd": Iwd}
