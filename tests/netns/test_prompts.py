@@ -85,6 +85,7 @@ def test_used_without_the_vpn_by_an_answer_until_another_network_comes(asks: Sub
     lab = asks.lab
     bus = BusClient(lab.laptop)
     try:
+        bus.wait_owned(NAME)  # its socket answers first
         bus.call(NAME, PATH, f"{NAME}.Prompts.Watch", "")  # an agent of the desktop
         lab.join("cafe")
         prompt = waiting(asks)
@@ -101,6 +102,7 @@ def test_used_without_the_vpn_by_an_answer_until_another_network_comes(asks: Sub
         asks.kill()
         asks.start(20)
         assert asks.wait("idle", WAIT).networks[0].rule == "answer to the prompt", "the next daemon knows the answer"
+        bus.wait_owned(NAME)  # its socket answers first
         bus.call(NAME, PATH, f"{NAME}.Prompts.Watch", "")
         lab.leave()
         with sealed():
