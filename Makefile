@@ -13,7 +13,7 @@ test: $(VENV)/.ready lint  ## every tier that can run here; the others are skipp
 	@lab/install-missing
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
 
-test-radio: $(VENV)/.ready  ## real Wi-Fi in a virtual machine, which the first run builds; some 6 minutes
+test-radio: $(VENV)/.ready  ## real Wi-Fi in a virtual machine, which the first run builds; 3 to 5 minutes
 	@RADIO=1 $(BIN)/python -m pytest -rs tests/radio
 
 lint: $(VENV)/.ready

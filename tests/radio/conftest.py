@@ -31,7 +31,9 @@ class Reports:
 
     def __init__(self, names: list[str]) -> None:
         tests = " ".join(map(shlex.quote, names))
-        command = f"export {INSIDE}=1; python3 -m pytest -p no:cacheprovider -q {tests}"
+        # Without the conftest.py of all tests: the machine has only what the daemon and these tests need.
+        only = "-p no:cacheprovider --confcutdir=tests/radio"
+        command = f"export {INSIDE}=1; python3 -m pytest {only} -q {tests}"
         self._machine = RadioMachine(command).__enter__()
         self._read: list[dict[str, object]] = []
         self._offset = 0
