@@ -48,6 +48,14 @@ class TamperHint:
 
 
 @dataclass(frozen=True, slots=True)
+class Untold:
+    """What was put back a moment ago, when the notice of whoever did it had not come yet; `told`: how many had."""
+
+    what: str
+    told: int
+
+
+@dataclass(frozen=True, slots=True)
 class SleepHint:
     """The machine is about to sleep, which waits for `ready`, or has woken up."""
 
@@ -72,7 +80,19 @@ class Command:
     done: asyncio.Future[None]
 
 
-Inboxed = Event | LinksHint | WifiHint | TamperHint | SleepHint | AgentsHint | Unanswered | Overdue | Checked | Command
+Inboxed = (
+    Event
+    | LinksHint
+    | WifiHint
+    | TamperHint
+    | Untold
+    | SleepHint
+    | AgentsHint
+    | Unanswered
+    | Overdue
+    | Checked
+    | Command
+)
 
 
 def coalesced(batch: list[Inboxed]) -> list[Inboxed]:

@@ -24,6 +24,7 @@ from daemon.inbox import (
     SleepHint,
     TamperHint,
     Unanswered,
+    Untold,
     WifiHint,
     coalesced,
 )
@@ -66,6 +67,7 @@ T = TypeVar("T")
 REREAD_S = 0.3
 FIRST_LOOKS, FIRST_LOOK_S = 10, 0.02
 GATEWAY_LOOKS, GATEWAY_LOOK_S = 50, 0.05  # for a router's answer: nobody announces it
+NOTICE_S = 0.1  # within which the kernel's notice of a change is read, when its effect was seen first
 LOOK_AGAIN_S = 60.0  # after a leak was found: whoever mends it should see the alarm end
 AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
 
@@ -173,6 +175,10 @@ class Loop:
                     await self._handle(Changed())
             case TamperHint(what, foreign):
                 await self._put_back(what, foreign)
+            case Untold(what, told):
+                if told == self._tampered:
+                    self._tell(what)
+                    self._on_change()
             case SleepHint(asleep, ready):
                 await self._slept(asleep)
                 ready()
@@ -197,15 +203,22 @@ class Loop:
     async def _put_back(self, what: str, foreign: bool) -> None:
         """K4: most hints are about our own changes. Whatever is not as we left it is put back, and people are told.
 
-        What somebody else certainly did is told also where our next policy has repaired it before we heard of it.
+        What somebody else certainly did is told also where our next policy has repaired it before we heard of it. A
+        hint about ourselves that finds something amiss is ahead of the notice that says what was done: told once.
         """
         if self.enforcer.enforced is None or (not foreign and await self.enforcer.intact()):
             return
+        if foreign:
+            self._tell(what)
+        else:
+            asyncio.get_running_loop().call_later(NOTICE_S, self.post, Untold(what, self._tampered))
+        await self._handle(Changed())
+
+    def _tell(self, what: str) -> None:
         self._tampered += 1
         log.warning("tampered with", what=what, times=self._tampered)
         often = f" (so far {self._tampered} times)" if self._tampered > 1 else ""
         self.warn("tamper", f"Somebody else changed our rules: {what}. They were put back{often}.")
-        await self._handle(Changed())
 
     async def _slept(self, asleep: bool) -> None:
         """Before sleep everything closes, for nobody knows where the machine wakes up. A tunnel is made anew then."""

@@ -14,7 +14,7 @@ import pytest
 from daemon import loop as loop_module
 from daemon.host import HostError, Touch
 from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
-from daemon.loop import Loop
+from daemon.loop import NOTICE_S, Loop
 from daemon.store import Store, StoreError
 from policies.decide import Intent
 from policies.facts import Link, LinkKind
@@ -333,7 +333,28 @@ def test_tampering_is_told(tmp_path: Path, foreign: bool, undone: bool) -> None:
         await here.hint("tamper")
         assert here.fake.kernel == sound
         told = "Somebody else changed our rules: a routing rule was removed. They were put back."
+        assert here.loop.warnings.get("tamper") == (told if foreign else None)
+        await asyncio.sleep(2 * NOTICE_S)
         assert here.loop.warnings.get("tamper") == (told if undone or foreign else None)
+
+    run(tmp_path, check)
+
+
+def test_tampering_seen_before_its_notice_is_told_once_and_by_its_notice(tmp_path: Path) -> None:
+    """A hint about a change of our own finds somebody else's deed: what our own change was is not to blame."""
+
+    async def check(here: Running) -> None:
+        await here.at_the_cafe()
+        await here.until(Phase.CONNECTED)
+        here.fake.kernel["routes"] = None
+        here.fake.touch = Touch("a routing route was added", False)
+        await here.hint("tamper")
+        assert not here.fake.leaks and here.fake.kernel["routes"] is not None
+        here.fake.touch = Touch("a routing rule was removed", True)
+        await here.hint("tamper")
+        await asyncio.sleep(2 * NOTICE_S)
+        told = "Somebody else changed our rules: a routing rule was removed. They were put back."
+        assert here.loop.warnings["tamper"] == told
 
     run(tmp_path, check)
 
