@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from policies.facts import Facts
 from policies.states import Event
 
 
@@ -72,6 +73,15 @@ class Checked:
     unable: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An explorer found something out behind a link; void unless the link still has this association."""
+
+    ifname: str
+    association: tuple[int, int]  # `Link.association`
+    change: Callable[[Facts], Facts]
+
+
 @dataclass(slots=True)
 class Command:
     """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
@@ -91,6 +101,7 @@ Inboxed = (
     | Unanswered
     | Overdue
     | Checked
+    | Found
     | Command
 )
 

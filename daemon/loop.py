@@ -13,11 +13,13 @@ import structlog
 from daemon.attempts import Attempts
 from daemon.checks import Checks
 from daemon.enforce import EnforceError, Enforcer
+from daemon.explore import Explorer
 from daemon.host import Host, HostError, Sleeping, Touch
 from daemon.inbox import (
     AgentsHint,
     Checked,
     Command,
+    Found,
     Inboxed,
     LinksHint,
     Overdue,
@@ -30,10 +32,11 @@ from daemon.inbox import (
 )
 from daemon.machine import START, step
 from daemon.prompts import Prompts
+from daemon.reading import Reading
 from daemon.store import Store, StoreError
 from policies.classify import learned
 from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
-from policies.facts import Facts, Link, LinkKind, WifiNetwork, WifiSource
+from policies.facts import Facts, LinkKind, WifiSource
 from policies.firewall import at_boot, firewall
 from policies.profiles import WireGuardProfile
 from policies.profiles import facts as profile_facts
@@ -62,14 +65,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# After an association the Wi-Fi source is asked again even if it stays silent: a link that flaps and returns to the
-# same access point may change nothing that NetworkManager would announce. Long enough for it to have noticed.
-REREAD_S = 0.3
-FIRST_LOOKS, FIRST_LOOK_S = 10, 0.02
-GATEWAY_LOOKS, GATEWAY_LOOK_S = 50, 0.05  # for a router's answer: nobody announces it
 NOTICE_S = 0.1  # within which the kernel's notice of a change is read, when its effect was seen first
 LOOK_AGAIN_S = 60.0  # after a leak was found: whoever mends it should see the alarm end
-AGAIN_S = 1.0  # when links cannot be read, or a watch has ended that never should
+AGAIN_S = 1.0  # when a watch has ended that never should
 
 
 class Loop:
@@ -83,12 +81,12 @@ class Loop:
         self.facts = Facts(store_broken=store.trouble is not None)
         self.known: tuple[KnownNetwork, ...] = ()
         # made of the first two, which are then the same objects
-        self._asking = 0  # how often a router was looked for that has not answered
         self._in_force: tuple[Settings, tuple[KnownNetwork, ...], Settings] = (settings, self.known, settings)
         self.profiles: Mapping[str, WireGuardProfile] = {}
         self.enforcer = Enforcer(host.firewall, host.routes)
         self.warnings: dict[str, str] = {}  # by topic, so that a warning ends when its topic is well again
         self.alarms: dict[str, str] = {}  # the same, where packets may be leaving
+        self._reading = Reading(host, self._later, self.warnings, settings.wifi.identify_timeout)
         self.opened_by_hand: str | None = None  # when panic-reset opened the machine, if it did before this start
         self._resolvers_set = True  # by an earlier daemon, for all we know
         if store.trouble:
@@ -101,10 +99,9 @@ class Loop:
         self._attempts = Attempts(host.tunnel, self.post, lambda text: self.warn("tunnel", text))
         self.prompts = Prompts(lambda: self.post(AgentsHint()), self._expire)
         self._checks = Checks(host.leak_check, host.obstacles, self.post)
+        self._explorers: tuple[Explorer, ...] = ()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._generations: dict[str, int] = {}  # of a Wi-Fi link: grows with each association
         self._watchers: list[asyncio.Task[None]] = []
-        self._moved = False  # the ways out have changed, and the tunnel was not told yet
         self._looked_at: frozenset[str] = frozenset()  # the uplinks that the check for leaks was told of
         self._tampered = 0  # how often others have changed our rules
         self.settled = asyncio.Event()  # the first decision has been acted on
@@ -138,7 +135,7 @@ class Loop:
             asyncio.create_task(self._hint(self.host.sleep.watch, _sleep_hint)),
         ]
         await self._read_links()
-        await self._first_wifi()
+        self.facts = await self._reading.first_wifi(self.facts)
         if self.opened_by_hand is not None:
             self._stay_open(self.opened_by_hand)
         await self._handle(Changed())
@@ -162,7 +159,7 @@ class Loop:
                     await self._handle(self._seen(before))
             case Overdue(ifname, generation):
                 waits = ifname not in self.facts.wifi or ifname in self._awaiting
-                if self._generations.get(ifname) == generation and waits:
+                if self._reading.is_present(ifname, generation) and waits:
                     self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
                     await self._handle(Changed())
             case AgentsHint():
@@ -182,6 +179,12 @@ class Loop:
             case SleepHint(asleep, ready):
                 await self._slept(asleep)
                 ready()
+            case Found(ifname, association, change):
+                link = self.facts.link(ifname)
+                if link and link.is_uplink and link.association == association:
+                    before, self.facts = self.facts, change(self.facts)
+                    if self.facts != before:
+                        await self._handle(Changed())
             case Checked():
                 self._checked(event)
                 await self._handle(Changed())  # which looks whether what is about to be published is true
@@ -230,7 +233,7 @@ class Loop:
         self.facts = replace(self.facts, wifi={}, overdue=frozenset())
         for link in self.facts.uplinks:
             if link.kind is LinkKind.WIFI:
-                self._expect(link.ifname)
+                self._reading.expect(link.ifname)
         await self._read_links()
         await self._read_wifi()
         await self._handle(Reconnect() if self.state.phase is Phase.CONNECTED else Changed())
@@ -282,11 +285,13 @@ class Loop:
         await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))
         self._look_behind(before, event)
         self._learn()
-        if self._moved and self.state.phase is Phase.CONNECTED and decision.routable:
-            self._moved = False
+        if self._reading.moved and self.state.phase is Phase.CONNECTED and decision.routable:
+            self._reading.moved = False
             self.host.tunnel.moved()
         self._on_change()
         self.prompts.follow(self.decision, self.facts, self.enforcer.enforced, self.settings, self.known)
+        for explorer in self._explorers:
+            explorer.follow(self.facts, self.decision, self.state.phase, self.settings)
         await self._keep_lockdown()
 
     def _look_behind(self, before: State, event: Event) -> None:
@@ -382,7 +387,7 @@ class Loop:
                     self.warnings.pop(Cause.FIREWALL_FAILED, None)
                     self.warnings.pop(Cause.ROUTES_FAILED, None)
             case OpenTunnel(attempt, name):
-                self._moved = False
+                self._reading.moved = False
                 self._attempts.open(attempt, self.profiles[name], self.settings.tunnel.connect_timeout)
             case CloseTunnel(attempt):
                 self._attempts.close(attempt)
@@ -444,79 +449,17 @@ class Loop:
             self.post(hint(None))
             await asyncio.sleep(AGAIN_S)
 
-    async def _links(self) -> tuple[Link, ...]:
-        """All links; none where the kernel does not tell: then nothing is cleared."""
-        try:
-            links = await self.host.links.read()
-        except HostError as err:
-            self.warn("links", f"The network links cannot be read, so nothing may pass: {err}")
-            log.error("links unreadable", error=str(err))
-            self._later("links", AGAIN_S, LinksHint())
-            return ()
-        self.warnings.pop("links", None)
-        return links
-
     async def _read_links(self) -> None:
-        links = await self._links()
-        before = {link.ifname: link for link in self.facts.links}
-        wifi = {link.ifname: link for link in links if link.kind is LinkKind.WIFI and link.is_uplink}
-        same = {ifname for ifname, link in wifi.items() if _same_association(before.get(ifname), link)}
-        for ifname in wifi.keys() - same:
-            self._expect(ifname)
-        self._moved |= _ways(links) != _ways(self.facts.links)
-        # What was known of a former association says nothing about the next one.
-        found = {ifname: network for ifname, network in self.facts.wifi.items() if ifname in same}
-        self.facts = replace(self.facts, links=links, wifi=found, overdue=self.facts.overdue & same)
-        self.facts = replace(self.facts, wifi=self._behind(found))  # with the first route a router can be asked for
-
-    async def _first_wifi(self) -> None:
-        """A restart on a joined network must not cut it off for the moment that its source needs to be reached."""
-        for _ in range(FIRST_LOOKS):
-            await self._read_wifi()
-            joined = {link.ifname for link in self.facts.uplinks if link.kind is LinkKind.WIFI}
-            if joined <= self.facts.wifi.keys():
-                return
-            await asyncio.sleep(FIRST_LOOK_S)
-
-    def _expect(self, ifname: str) -> None:
-        generation = self._generations.get(ifname, 0) + 1
-        self._asking = 0
-        self._generations[ifname] = generation
-        self._later(f"overdue {ifname}", self.settings.wifi.identify_timeout, Overdue(ifname, generation))
-        self._later(f"reread {ifname}", REREAD_S, WifiHint())
+        self.facts = await self._reading.links(self.facts)
 
     async def _read_wifi(self) -> None:
-        found = await self.host.wifi.read()
-        up = {link.ifname for link in self.facts.uplinks if link.kind is LinkKind.WIFI}
-        wifi = self._behind({ifname: network for ifname, network in found.items() if ifname in up})
-        for ifname in self.facts.wifi.keys() - wifi.keys():
-            self._expect(ifname)  # its source has gone: if nobody else tells in time, it is a strange network
-        self.facts = replace(self.facts, wifi=wifi, overdue=self.facts.overdue - (wifi.keys() - self._awaiting))
-
-    def _behind(self, wifi: Mapping[str, WifiNetwork]) -> dict[str, WifiNetwork]:
-        """With the routers they are behind. One that was told stays told while it is silent, until the link drops."""
-        try:
-            macs = self.host.links.gateway_macs(link for link in self.facts.uplinks if link.ifname in wifi)
-        except HostError as err:
-            log.warning("routers unreadable", error=str(err))
-            macs = {}
-        told = {ifname: network.gateway_mac for ifname, network in self.facts.wifi.items()}
-        if wifi.keys() - macs.keys() and any(link.gateways for link in self.facts.uplinks if link.ifname in wifi):
-            if self._asking < GATEWAY_LOOKS:
-                self._asking += 1
-                self._later("gateway", GATEWAY_LOOK_S, WifiHint())
-        else:
-            self._asking = 0
-        return {
-            ifname: replace(network, gateway_mac=macs.get(ifname) or told.get(ifname, b""))
-            for ifname, network in wifi.items()
-        }
+        self.facts = await self._reading.wifi(self.facts, self._awaiting)
 
     @property
     def _awaiting(self) -> frozenset[str]:
-        """Links of which only the router's address is missing."""
+        """Links of which only a proof is missing."""
         judged = self.decision.judgements
-        return frozenset(each.ifname for each in judged if each.classification and each.classification.awaits_gateway)
+        return frozenset(each.ifname for each in judged if each.classification and each.classification.awaits_proof)
 
     def _learn(self) -> None:
         """Access points of networks that learn; association alone proves nothing."""
@@ -554,6 +497,7 @@ class Loop:
         """Put other settings in force. Post Changed afterwards."""
         self.settings = settings
         self.host.links.rules = settings.links
+        self._reading.identify_timeout = settings.wifi.identify_timeout
 
     def load_known(self) -> None:
         """Read the networks that users saved anew. Post Changed afterwards."""
@@ -585,6 +529,8 @@ class Loop:
         for timer in self._timers.values():
             timer.cancel()
         await self._checks.abandon()
+        for explorer in self._explorers:
+            await explorer.abandon()
         await self._attempts.abandon()
         policy = self.enforcer.enforced
         if policy is not None and not policy.capture and not self.decision.lockdown and self.decision.closed is None:
@@ -609,19 +555,3 @@ def _logged(ended: asyncio.Future[None]) -> None:
     """Nobody waits for this command, so the log tells what went wrong."""
     if not ended.cancelled() and (err := ended.exception()):
         log.error("command failed", error=repr(err), exc_info=err)
-
-
-def _ways(links: tuple[Link, ...]) -> set[tuple[object, ...]]:
-    """What a packet to the VPN server may be sent from and through."""
-    return {(link.ifindex, link.addresses, link.gateways) for link in links if link.is_uplink}
-
-
-def _same_association(before: Link | None, now: Link) -> bool:
-    """Whether nothing can have been joined in between."""
-    return (
-        before is not None
-        and before.is_uplink
-        and before.kind is now.kind
-        and before.ifindex == now.ifindex
-        and before.carrier_changes == now.carrier_changes
-    )

@@ -101,7 +101,7 @@ class Classification:
     known: KnownNetwork | None = None
 
     @property
-    def awaits_gateway(self) -> bool:
+    def awaits_proof(self) -> bool:
         """Whether the router's address would settle it: worth a short wait before the verdict counts."""
         return self.reasons == (Reason.GATEWAY_UNREADABLE,)
 

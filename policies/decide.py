@@ -176,11 +176,11 @@ def _judge(link: Link, facts: Facts, settings: Settings) -> Judgement:
 
 
 def _judge_wifi(link: Link, name: str, facts: Facts, settings: Settings) -> Judgement:
-    network = facts.wifi.get(link.ifname)
+    network = facts.network(link.ifname)
     if network is None and link.ifname not in facts.overdue:
         return Judgement(link.ifname, link.kind, None, Rule.PENDING, name)
     found = classify(network, settings) if network else Classification(Verdict.UNIDENTIFIED, (), None)
-    if found.awaits_gateway and link.ifname not in facts.overdue:
+    if found.awaits_proof and link.ifname not in facts.overdue:
         return Judgement(link.ifname, link.kind, None, Rule.PENDING, name, found)
     rule = Rule.VERDICT
     match found.verdict:

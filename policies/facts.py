@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -36,6 +36,11 @@ class Link:
     mac: bytes = b""
     addresses: tuple[Interface, ...] = ()
     gateways: tuple[Address, ...] = ()  # of default routes over this link in the main table
+
+    @property
+    def association(self) -> tuple[int, int]:
+        """Another value is another carrier: perhaps another network."""
+        return self.ifindex, self.carrier_changes
 
     @property
     def is_uplink(self) -> bool:
@@ -85,6 +90,42 @@ class WifiSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the VPN server listens: an exact address, port and protocol."""
+
+    address: Address
+    port: int  # 1 to 65535
+    protocol: str = "udp"  # "udp" or "tcp"
+
+
+class Evidence(StrEnum):
+    """Something on this network's air or wire that an attacker does, and hardly anybody else."""
+
+    GATEWAY_MOVED = "gateway-moved"  # another hardware address answers ARP for the gateway
+    SECOND_DHCP_SERVER = "second-dhcp-server"
+    DHCP_ROUTES = "dhcp-routes"  # option 121 pushes routes to more than the local network
+    ROGUE_ROUTER = "rogue-router"  # router advertisements of a second router
+    EVIL_TWIN = "evil-twin"  # the same name near by, with other security
+
+
+class Reach(StrEnum):
+    """What is behind a link."""
+
+    INTERNET = "internet"
+    PORTAL = "portal"  # a captive portal: it wants people to log in first
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Internet:
+    """What was found out about a link's way to the Internet."""
+
+    reach: Reach
+    source: str  # "dhcp", "ra" (RFC 8910), "probe"
+    url: str = ""  # where people log in; checked: http or https, printable ASCII, at most 2,000 characters
+
+
+@dataclass(frozen=True, slots=True)
 class WifiNetwork:
     """The network a Wi-Fi link is associated with, whoever told us."""
 
@@ -99,20 +140,13 @@ class WifiNetwork:
         b""  # 6 bytes: who answers for the default gateway, from the neighbour table; empty: unknown yet
     )
     server_unchecked: bool = False  # 802.1X, and its source says that nobody checks the server's certificate
+    beacons: tuple[tuple[Endpoint, bytes], ...] = ()  # see `Facts.beacons`
+    evidence: frozenset[Evidence] = frozenset()  # see `Facts.evidence`
 
     @property
     def offered(self) -> Security:
         """The security it can be held to: where TKIP is allowed, no more than WPA gives."""
         return Security.WPA if self.tkip and self.security.strength > Security.WPA.strength else self.security
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where the VPN server listens: an exact address, port and protocol."""
-
-    address: Address
-    port: int  # 1 to 65535
-    protocol: str = "udp"  # "udp" or "tcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +175,13 @@ class Facts:
     links: tuple[Link, ...] = ()
     wifi: Mapping[str, WifiNetwork] = field(default_factory=dict)  # by ifname; absent: not told yet
     overdue: frozenset[str] = frozenset()  # ifnames of Wi-Fi links nobody identified in time
+    # By ifname, for as long as the association lasts: what was found out behind the link.
+    beacons: Mapping[str, tuple[tuple[Endpoint, bytes], ...]] = field(default_factory=dict)  # the SHA-256 of the
+    # certificate that each proved to hold, b"" where none answered; absent: not asked yet
+    internet: Mapping[str, Internet] = field(default_factory=dict)  # absent: nobody has looked
+    evidence: Mapping[str, frozenset[Evidence]] = field(default_factory=dict)
+    probing: frozenset[str] = frozenset()  # ifnames: marked probes for a captive portal may leave
+    login: frozenset[str] = frozenset()  # ifnames: people log in to a captive portal, in one marked process tree
     profiles: Mapping[str, ProfileFacts] = field(default_factory=dict)
     profiles_damaged: bool = False  # there is a stored profile that cannot be read
     agents: int = 0  # programs of people who may answer a prompt, listening now
@@ -151,6 +192,13 @@ class Facts:
     def link(self, ifname: str) -> Link | None:
         """The link of that name, if it exists."""
         return next((link for link in self.links if link.ifname == ifname), None)
+
+    def network(self, ifname: str) -> WifiNetwork | None:
+        """The network of that link, with all that was found out about it since."""
+        network = self.wifi.get(ifname)
+        if network is None:
+            return None
+        return replace(network, beacons=self.beacons.get(ifname, ()), evidence=self.evidence.get(ifname, frozenset()))
 
     @property
     def uplinks(self) -> tuple[Link, ...]:

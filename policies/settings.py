@@ -79,7 +79,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.facts import LinkKind, Security
+from policies.facts import Endpoint, LinkKind, Security
 from policies.profiles import is_profile_name
 from policies.toml_lines import Path, key_lines, line_of
 
@@ -164,6 +164,8 @@ class KnownNetwork(Table):
     allow_lan: bool | None = None
     bssids: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
     gateways: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
+    beacon: Endpoint | None = None  # a TLS server inside the network
+    beacon_sha256: bytes = b""  # 32 bytes: of its certificate (DER); only with `beacon`
     learn: bool = False  # access points met are added to `bssids`, which bind only once this ends; saved by users only
 
     @model_validator(mode="after")

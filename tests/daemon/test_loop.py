@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon import loop as loop_module
+from daemon import reading
 from daemon.host import HostError, Touch
 from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
 from daemon.loop import NOTICE_S, Loop
@@ -41,7 +42,8 @@ action = "disconnect"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "AGAIN_S", 0.01)
-    monkeypatch.setattr(loop_module, "REREAD_S", 0.01)
+    monkeypatch.setattr(reading, "AGAIN_S", 0.01)
+    monkeypatch.setattr(reading, "REREAD_S", 0.01)
     monkeypatch.setattr(Loop, "_delay", lambda self, failures: 0.01)
 
 

@@ -280,10 +280,10 @@ def test_one_entry_that_may_hold_is_no_impostor() -> None:
     one, two = saved(bssids=frozenset({OTHER_AP})), saved(gateways=frozenset({ROUTER}), profile="two")
     for known in ((one, two), (two, one)):
         waiting = classify(PLAIN, settings(*known))
-        assert (waiting.verdict, waiting.awaits_gateway) == (Verdict.UNIDENTIFIED, True)
+        assert (waiting.verdict, waiting.awaits_proof) == (Verdict.UNIDENTIFIED, True)
         assert classify(replace(PLAIN, gateway_mac=ROUTER), settings(*known)).known is two
         assert classify(replace(PLAIN, gateway_mac=AP), settings(*known)).verdict is Verdict.UNSECURED
-    assert not classify(replace(PLAIN, malformed=True), settings(two)).awaits_gateway
+    assert not classify(replace(PLAIN, malformed=True), settings(two)).awaits_proof
 
 
 def test_access_points_are_learned_where_the_network_is_known() -> None:
