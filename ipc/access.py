@@ -1,7 +1,6 @@
-"""Who may ask for what. Pure: faces bring the kernel's word about the peer, this file judges it.
+"""Who may ask for what by himself. Pure: faces bring the kernel's word about the peer, this file judges it.
 
-Opening the machine needs root for now. polkit will be asked here, and nowhere else, for the ADMIN (and, on D-Bus, the
-CHANGE) level; until then a caller who is not clearly allowed is refused.
+On D-Bus, whoever may not by himself can be let by polkit (`polkit.py`): never asked for READ, nor on the sockets.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ class Access(IntEnum):
     """What a call needs, from the least to the most."""
 
     READ = 0  # any local user
-    CHANGE = 1  # root or a member of the group `tunwarden`
-    ADMIN = 2  # root: whatever can open the machine, or brings or destroys keys
+    CHANGE = 1  # root or a member of the group `tunwarden`; on D-Bus also whom polkit lets
+    ADMIN = 2  # root, on D-Bus also whom polkit lets: whatever can open the machine, or brings or destroys keys
 
 
 class Transport(StrEnum):

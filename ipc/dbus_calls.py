@@ -13,7 +13,7 @@ from ipc.dbus_streams import Streams
 from ipc.dbus_values import signature, signature_of, value
 from ipc.dbus_xml import introspection
 from ipc.describe import Method, methods, properties
-from ipc.dispatch import Dispatcher
+from ipc.dispatch import Appeal, Dispatcher
 from ipc.errors import ServiceError
 from ipc.interface import Status
 from ipc.values import plain
@@ -71,17 +71,23 @@ def target(call: Message) -> Target:
 
 
 async def answer(
-    call: Message, wanted: Target, caller: Caller, dispatcher: Dispatcher, status: Status, streams: Streams
+    call: Message,
+    wanted: Target,
+    caller: Caller,
+    dispatcher: Dispatcher,
+    status: Status,
+    streams: Streams,
+    appeal: Appeal,
 ) -> Message:
-    """The reply to a call."""
+    """The reply to a call. `appeal` may raise CallError."""
     try:
         if wanted.method is None:
             return _standard(call, wanted, status)
         given = dict(zip((field.name for field in wanted.method.parameters), call.body, strict=True))
         if wanted.method.stream:
-            await streams.open(call.sender or "", wanted.method, caller, given)
+            await streams.open(call.sender or "", wanted.method, caller, given, appeal)
             return Message.new_method_return(call)
-        result = await dispatcher.call(wanted.method, caller, given)
+        result = await dispatcher.call(wanted.method, caller, given, appeal)
     except CallError as error:
         return Message.new_error(call, error.error, error.text)
     except ServiceError as error:

@@ -1,4 +1,7 @@
-"""Calls from the bus, answered one at a time for each sender, so that no sender crowds out another."""
+"""Calls from the bus, answered one at a time for each sender, so that no sender crowds out another.
+
+A call that may have to wait for somebody's password is answered beside the others.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from dataclasses import dataclass, field
 
 from dbus_fast import ErrorType, Message, MessageFlag
 
-from ipc.access import Caller
+from ipc.access import Access, Caller
 from ipc.dbus_calls import CallError, Target, target
 
 log = logging.getLogger("tunwarden.ipc")
 
 PENDING_CALLS = 1024  # of one sender
 PENDING_BYTES = 8 << 20  # of string arguments, all senders together
+ASIDE, ASIDE_ALL = 4, 64  # calls that wait for a password: of one sender, and together
 _MANY = "Too many calls are pending."
 
 
@@ -48,6 +52,7 @@ class Queue:
     ) -> None:
         self._identify, self._answer, self._send = identify, answer, send
         self._senders: dict[str, Sender] = {}
+        self._aside: dict[asyncio.Task[None], str] = {}
         self._bytes = 0
 
     def put(self, call: Message) -> Message | None:
@@ -63,7 +68,7 @@ class Queue:
 
     async def close(self) -> None:
         """Drop what is pending."""
-        tasks = [sender.task for sender in self._senders.values() if sender.task]
+        tasks = [*self._aside, *(sender.task for sender in self._senders.values() if sender.task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -87,15 +92,34 @@ class Queue:
                 self._bytes -= pending.size
                 if caller is None:
                     caller = await self._identified(name)
-                reply = await self._made(pending, caller)
-                if _expects_reply(pending.call):
-                    await self._reply(pending.call, reply)
+                if _may_ask(pending):
+                    await self._put_aside(name, pending, caller)
+                else:
+                    await self._answer_one(pending, caller)
                 await asyncio.sleep(0)  # others' turn
         except Exception as error:  # the bus is gone, or ends
             log.debug("calls of %s are dropped: %s", name, error)
         finally:
             self._bytes -= sum(pending.size for pending in sender.pending)
             del self._senders[name]
+
+    async def _answer_one(self, pending: Pending, caller: Caller | None) -> None:
+        reply = await self._made(pending, caller)
+        if _expects_reply(pending.call):
+            await self._reply(pending.call, reply)
+
+    async def _put_aside(self, name: str, pending: Pending, caller: Caller | None) -> None:
+        if len(self._aside) >= ASIDE_ALL or [*self._aside.values()].count(name) >= ASIDE:
+            await self._reply(pending.call, Message.new_error(pending.call, ErrorType.LIMITS_EXCEEDED, _MANY))
+            return
+        task = asyncio.get_running_loop().create_task(self._answer_one(pending, caller))
+        self._aside[task] = name
+        task.add_done_callback(self._came_back)
+
+    def _came_back(self, task: asyncio.Task[None]) -> None:
+        name = self._aside.pop(task)
+        if not task.cancelled() and (error := task.exception()):  # the bus is gone, or ends
+            log.debug("a call of %s is dropped: %s", name, error)
 
     async def _identified(self, name: str) -> Caller | None:
         """None: it has left, or the bus does not tell."""
@@ -118,6 +142,14 @@ class Queue:
         except Exception:  # a value that D-Bus cannot carry: the sender must still hear something
             log.exception("the answer to %s.%s could not be sent", call.interface, call.member)
             await self._send(Message.new_error(call, ErrorType.FAILED, "The answer could not be sent."))
+
+
+def _may_ask(pending: Pending) -> bool:
+    """Whether polkit may put a question to a person: only where the caller allows it, and never about reading."""
+    method = pending.wanted.method if isinstance(pending.wanted, Target) else None
+    if method is None or not pending.call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION:
+        return False
+    return method.access is not Access.READ and _expects_reply(pending.call)
 
 
 def _expects_reply(call: Message) -> bool:

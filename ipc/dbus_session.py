@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from dbus_fast import BusType, Message, MessageType, NameFlag, RequestNameReply, Variant
+from dbus_fast import BusType, ErrorType, Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
 from dbus_fast.aio import MessageBus
 
 from ipc import dbus_calls, interface
-from ipc.access import Caller, Transport
+from ipc.access import Access, Caller, Transport
 from ipc.dbus_queue import Queue
-from ipc.dbus_streams import BUS, BUS_PATH, Streams
+from ipc.dbus_streams import Streams
 from ipc.dbus_writer_guard import guard
 from ipc.dispatch import Dispatcher
 from ipc.feed import TooSlowError
 from ipc.interface import Status
+from ipc.polkit import BUS, BUS_PATH, Polkit, Word
 
 TIMEOUT = 10.0  # seconds for the bus to answer
 COALESCE = 0.05  # seconds between two PropertiesChanged
@@ -33,6 +34,7 @@ class Session:
         # File descriptors are never negotiated: the library leaks one for each that comes with an unhandled message.
         self._bus = MessageBus(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=False)
         self._streams = Streams(dispatcher, self._ask, self._send)
+        self._polkit = Polkit(self._ask)
         self._queue = Queue(self._identify, self._answer, self._send)
         self._status: Status | None = None
         self._changed = asyncio.Event()
@@ -78,7 +80,7 @@ class Session:
     def _received(self, message: Message) -> Message | bool:
         """For every message, synchronously. False: the library shall look at it; a Message is sent as the answer."""
         if message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
-            return message.sender != BUS  # we ask nobody else, so anybody else's answer is forged
+            return message.sender not in (BUS, self._polkit.owner)  # we ask nobody else: anybody else's is forged
         if message.message_type is MessageType.SIGNAL:
             self._streams.received(message)
             return False
@@ -105,15 +107,29 @@ class Session:
         pid = known["ProcessID"].value if "ProcessID" in known else 0
         return Caller(known["UnixUserID"].value, frozenset(groups), pid, Transport.DBUS)
 
-    async def _ask(self, question: Message) -> Message:
-        """What the bus answers. Raises TimeoutError."""
+    async def _ask(self, question: Message, seconds: float = TIMEOUT) -> Message:
+        """What the bus, or polkit, answers. Raises TimeoutError, ConnectionError."""
         self._check_connected()
-        async with asyncio.timeout(TIMEOUT):
-            return await self._bus.call(question)
+        async with asyncio.timeout(seconds):
+            answer = await self._bus.call(question)
+        if answer is None:
+            raise ConnectionError("no answer was asked for")
+        return answer
 
     async def _answer(self, call: Message, wanted: dbus_calls.Target, caller: Caller) -> Message:
         assert self._status is not None  # the name is taken only once it is known
-        return await dbus_calls.answer(call, wanted, caller, self._dispatcher, self._status, self._streams)
+
+        async def appeal(access: Access) -> bool:
+            interactive = bool(call.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+            word = await self._polkit.may(call.sender or "", access, interactive=interactive)
+            if word is Word.CHALLENGE:
+                raise dbus_calls.CallError(
+                    ErrorType.INTERACTIVE_AUTHORIZATION_REQUIRED,
+                    "This needs a password: call again and allow interactive authorization, or use sudo.",
+                )
+            return word is Word.YES
+
+        return await dbus_calls.answer(call, wanted, caller, self._dispatcher, self._status, self._streams, appeal)
 
     async def _send(self, message: Message) -> None:
         self._check_connected()

@@ -13,13 +13,13 @@ from ipc import interface
 from ipc.access import Caller
 from ipc.dbus_values import signature, value
 from ipc.describe import Method
-from ipc.dispatch import Dispatcher
+from ipc.dispatch import Appeal, Dispatcher
 from ipc.errors import Error, ServiceError
+from ipc.polkit import BUS, BUS_PATH
 from ipc.values import plain
 
 log = logging.getLogger("tunwarden.ipc")
 
-BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 LEFT = "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{name}'"
 
 
@@ -35,9 +35,11 @@ class Streams:
         self._dispatcher, self._ask, self._send = dispatcher, ask, send
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}  # by peer and method
 
-    async def open(self, name: str, method: Method, caller: Caller, given: Mapping[str, object]) -> None:
-        """Returns when the stream has begun; twice is harmless. Raises ServiceError."""
-        replies = self._dispatcher.watch(method, caller, given)
+    async def open(
+        self, name: str, method: Method, caller: Caller, given: Mapping[str, object], appeal: Appeal | None = None
+    ) -> None:
+        """Returns when the stream has begun; twice is harmless. Raises ServiceError, and what `appeal` raises."""
+        replies = await self._dispatcher.watch(method, caller, given, appeal)
         key = (name, method.wire_name)
         if key in self._tasks:
             return
@@ -46,6 +48,9 @@ class Streams:
             await self._bus("RemoveMatch", LEFT.format(name=name))
             raise ServiceError(Error.NOT_NOW, f"{method.interface}.{method.name}", "the caller has left the bus.")
         first = await anext(replies)
+        if key in self._tasks:  # opened a second time while polkit was asked
+            await replies.aclose()
+            return
         task = asyncio.get_running_loop().create_task(self._pass_on(name, method, first, replies))
         self._tasks[key] = task
         task.add_done_callback(lambda _: self._tasks.pop(key, None))

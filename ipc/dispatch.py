@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from ipc.access import Access, Caller, Transport, allowed, group_gid
 from ipc.describe import Method
@@ -13,6 +13,9 @@ from ipc.interface import Service, Status
 from ipc.values import Json, arguments, plain
 
 log = logging.getLogger("tunwarden.ipc")
+
+# Asked about a caller who may not by himself: whether somebody else lets him. ServiceError may say more than False.
+Appeal = Callable[[Access], Awaitable[bool]]
 
 
 class Dispatcher:
@@ -23,9 +26,11 @@ class Dispatcher:
         # Once, at the start: a lookup may ask the network (NSS), and must not stall a call.
         self.gid = group_gid() if gid is None else gid
 
-    async def call(self, method: Method, caller: Caller, given: Mapping[str, object]) -> Json:
-        """The result of the method as plain data. Raises nothing but ServiceError."""
-        self._authorise(method, caller, given)
+    async def call(
+        self, method: Method, caller: Caller, given: Mapping[str, object], appeal: Appeal | None = None
+    ) -> Json:
+        """The result of the method as plain data. Raises ServiceError, and what `appeal` raises."""
+        await self._authorise(method, caller, given, appeal)
         keywords = arguments(method, given)
         try:
             return plain(await getattr(self._service, method.function)(caller=caller, **keywords))
@@ -37,9 +42,11 @@ class Dispatcher:
                 Error.INTERNAL, f"{method.interface}.{method.name}", "the service failed.", "See its log."
             ) from None
 
-    def watch(self, method: Method, caller: Caller, given: Mapping[str, object]) -> AsyncGenerator[object, None]:
-        """The stream of a streaming method. Raises ServiceError; the iterator may raise TooSlowError."""
-        self._authorise(method, caller, given)
+    async def watch(
+        self, method: Method, caller: Caller, given: Mapping[str, object], appeal: Appeal | None = None
+    ) -> AsyncGenerator[object, None]:
+        """The stream of a streaming method. Raises as `call`; the iterator may raise TooSlowError."""
+        await self._authorise(method, caller, given, appeal)
         keywords = arguments(method, given)
         stream: AsyncGenerator[object, None] = getattr(self._service, method.function)(caller=caller, **keywords)
         return stream
@@ -48,9 +55,11 @@ class Dispatcher:
         """The stream for a face's own use."""
         return self._service.watch(Caller(os.getuid(), frozenset(), os.getpid(), Transport.DBUS))
 
-    def _authorise(self, method: Method, caller: Caller, given: Mapping[str, object]) -> None:
+    async def _authorise(
+        self, method: Method, caller: Caller, given: Mapping[str, object], appeal: Appeal | None
+    ) -> None:
         access = method.access_for(given)
-        if allowed(caller, access, self.gid):
+        if allowed(caller, access, self.gid) or (appeal is not None and await appeal(access)):
             if access is not Access.READ:
                 log.info("%s asked by uid %d, pid %d (%s)", method.wire_name, caller.uid, caller.pid, caller.transport)
             return

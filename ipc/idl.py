@@ -11,8 +11,8 @@ from ipc.errors import Error
 
 WHO = {
     Access.READ: "any local user",
-    Access.CHANGE: "root or the group tunwarden",
-    Access.ADMIN: "root",
+    Access.CHANGE: "root or the group tunwarden (on D-Bus also whom polkit lets)",
+    Access.ADMIN: "root (on D-Bus also whom polkit lets)",
 }
 ERROR_FIELDS = (
     Field("what", Type("string"), "What was attempted."),

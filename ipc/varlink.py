@@ -208,7 +208,7 @@ class Connection:
         """Send every reply until the peer hangs up, leaves unread what it has, or falls behind (TooSlowError)."""
         if not call.more:
             raise ExpectedMore
-        replies = self._dispatcher.watch(method, self._caller, call.parameters)
+        replies = await self._dispatcher.watch(method, self._caller, call.parameters)
         try:
             while (reply := await self._next(replies)) is not _HUNG_UP:
                 await self._send(_reply(method, plain(reply), continues=True))

@@ -106,7 +106,8 @@ def test_the_bus_of_the_machine(fresh: Machine) -> None:
         member, value = arguments
         refused = fresh.run(*SEND, f"org.tunwarden.Daemon1.Manager.{member}", value, user=user, check=False)
         assert refused.returncode == 1
-        assert "org.tunwarden.Daemon1.Error.NotPermitted" in refused.stderr
+        # The machine's own polkitd would want a password, and this call allows no question.
+        assert "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" in refused.stderr
     fresh.run(*SEND, "org.tunwarden.Daemon1.Manager.SetLockdown", "boolean:true")
     assert fresh.status()["lockdown"] is True
     assert fresh.status()["kill_switch"] is True
@@ -118,6 +119,23 @@ def test_the_bus_of_the_machine(fresh: Machine) -> None:
     fresh.run("systemctl", "stop", UNIT)
     taken = fresh.run("busctl", "call", *bus, "RequestName", "su", OBJECT[0], "0", user="nobody", check=False)
     assert "denied" in (taken.stderr + taken.stdout).lower()
+
+
+def test_polkit_knows_our_actions(machine: Machine) -> None:
+    shown = machine.run("pkaction", "--verbose", "--action-id", "org.tunwarden.control").stdout
+    assert re.search(r"implicit any: +auth_admin\n +implicit inactive: +auth_admin\n +implicit active: +yes", shown)
+    shown = machine.run("pkaction", "--verbose", "--action-id", "org.tunwarden.administer").stdout
+    assert re.search(
+        r"implicit any: +auth_admin\n +implicit inactive: +auth_admin\n +implicit active: +auth_admin_keep", shown
+    )
+
+
+def test_a_question_starts_the_daemon(fresh: Machine) -> None:
+    """Bus activation: whoever asks a stopped daemon gets his answer, and protection."""
+    fresh.run("systemctl", "stop", UNIT)
+    assert fresh.run("systemctl", "is-active", UNIT, check=False).stdout.strip() == "inactive"
+    assert 'string "' in fresh.run(*SEND, "org.tunwarden.Daemon1.Manager.GetVersion", user="nobody").stdout
+    assert fresh.run("systemctl", "is-active", UNIT).stdout.strip() == "active"
 
 
 @pytest.mark.parametrize("name", WORST_EXPOSURE)
