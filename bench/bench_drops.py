@@ -8,22 +8,33 @@ three seconds of silence.
 
 Each drop has its own traffic of nine kinds, two of them bound to the link. A frame counts when it left in the clear
 between the drop and the first answer through the tunnel, which is a DNS answer of a resolver that exists only there.
-Cells: frames leaked / packets tried, then the median time to that answer: after the drop, and where the server was
-away, after its return. Every meter has to see its positive control before and after.
-Usage: python -m bench.bench_drops [DROPS [DROPS_OF_OTHERS]], multiples of eight; without, 80 and 16: some ten minutes.
+Traffic goes on for a while after that; what leaks then is counted apart. Cells: frames leaked / packets tried, then the
+median time to that answer: after the drop, and where the server was away, after its return, which is after 5 s and not
+before our daemon has noticed. Time to block: from the drop to the last frame that leaked before the answer.
+
+The drops are dealt out to laboratories of at most 80, each a process with addresses, a meter and positive controls of
+its own, before and after. A laboratory that fails is named, its drops are left out, and the exit status is 1. Several
+`--side-by-side` save time, for most of a drop is waiting; leaks do not care, but take times from one alone.
+Usage: python -m bench.bench_drops [DROPS [DROPS_OF_OTHERS]] [--side-by-side LABORATORIES], drops in multiples of eight;
+without, 80 and 16, one laboratory: some ten minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
+import os
 import select
 import shutil
 import socket
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 
 from bench.common import title
 from bench.peers import SUBJECTS, Tunwarden, Vpn, wait_until
@@ -39,6 +50,13 @@ AWAY_S = 0.5  # without a network
 UP_S = 0.3  # before the next drop
 GIVE_UP_S = 60.0
 ASK_S = 0.02  # between two questions for the first answer
+ROUNDS = 10  # of all kinds in one laboratory, at most
+FIREWALL = """
+table inet swallow {
+    chain input { type filter hook input priority filter; udp dport PORT drop; }
+    chain output { type filter hook output priority filter; udp sport PORT drop; }
+}
+"""
 
 
 # --- drops -----------------------------------------------------------------------------------------------------------
@@ -47,10 +65,11 @@ ASK_S = 0.02  # between two questions for the first answer
 Moments = tuple[float, float]
 
 
-def _server_away(vpn: Vpn, away: Callable[[], None], back: Callable[[], None]) -> Moments:
+def _server_away(vpn: Vpn, away: Callable[[], object], back: Callable[[], object]) -> Moments:
     begun = time.time()
     away()
     time.sleep(OUTAGE_S)
+    vpn.noticed()
     back()
     return begun, time.time()
 
@@ -60,7 +79,13 @@ def server_killed(vpn: Vpn) -> Moments:
 
 
 def server_firewalled(vpn: Vpn) -> Moments:
-    return _server_away(vpn, vpn.lab.block_server, vpn.lab.unblock_server)
+    """Both ways: as long as anything still comes from the server, a daemon rightly hopes for more."""
+    server, port = vpn.lab.server, vpn.lab.plan.site.port
+    return _server_away(
+        vpn,
+        lambda: server.run("nft", "-f", "-", input=FIREWALL.replace("PORT", str(port))),
+        lambda: server.run("nft", "delete", "table", "inet", "swallow"),
+    )
 
 
 def link_deleted(vpn: Vpn) -> Moments:
@@ -118,11 +143,13 @@ def _rejoin(vpn: Vpn, name: str) -> Moments:
     return begun, begun
 
 
+AWAY = ("server killed, 5 s", "server firewalled, 5 s")
+LINK = ("tunnel link deleted", "tunnel link down")
 KINDS: dict[str, Callable[[Vpn], Moments | None]] = {
-    "server killed, 5 s": server_killed,
-    "server firewalled, 5 s": server_firewalled,
-    "tunnel link deleted": link_deleted,
-    "tunnel link down": link_down,
+    AWAY[0]: server_killed,
+    AWAY[1]: server_firewalled,
+    LINK[0]: link_deleted,
+    LINK[1]: link_down,
     "VPN process killed": vpn_killed,
     "control process killed": control_killed,
     "carrier lost and back": carrier_lost,
@@ -141,11 +168,13 @@ def _index(vpn: Vpn) -> int | None:
 
 @dataclass
 class Outcome:
-    """Of one kind of drop."""
+    """Of drops of one kind, or of several."""
 
     drops: int = 0
     leaked: int = 0
     tried: int = 0
+    up_leaked: int = 0  # the same while the tunnel was up again
+    up_tried: int = 0
     closed_ms: list[float] = field(default_factory=list)  # from the drop to the last frame that leaked
     answer_ms: list[float] = field(default_factory=list)  # from the drop, or the server's return, to the first answer
 
@@ -153,14 +182,33 @@ class Outcome:
         self.drops += other.drops
         self.leaked += other.leaked
         self.tried += other.tried
+        self.up_leaked += other.up_leaked
+        self.up_tried += other.up_tried
         self.closed_ms += other.closed_ms
+        self.answer_ms += other.answer_ms
 
     def cell(self) -> str:
         if not self.drops:
-            return "-"
-        answer = f", {statistics.median(self.answer_ms):.0f} ms" if self.answer_ms else ""
+            return ""
+        answer = f", {duration(statistics.median(self.answer_ms))}" if self.answer_ms else ""
         missing = self.drops - len(self.answer_ms)
-        return f"{self.leaked} / {self.tried}{answer}" + (f", {missing} never" if missing else "")
+        return f"{self.leaked:,} / {self.tried:,}{answer}" + (f", {missing} never" if missing else "")
+
+
+def together(outcomes: Iterable[Outcome]) -> Outcome:
+    total = Outcome()
+    for outcome in outcomes:
+        total.add(outcome)
+    return total
+
+
+def duration(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def spread(milliseconds: list[float]) -> str:
+    """Median and worst."""
+    return f"{duration(statistics.median(milliseconds))}, {duration(max(milliseconds))}" if milliseconds else ""
 
 
 def first_answer(lab: Laboratory, timeout: float = GIVE_UP_S) -> float | None:
@@ -190,24 +238,29 @@ def first_answer(lab: Laboratory, timeout: float = GIVE_UP_S) -> float | None:
 def drop(vpn: Vpn, meter: Meter, kind: str) -> Outcome:
     """One drop. A tunnel that does not come back by itself is made anew afterwards."""
     outcome = Outcome()
-    time.sleep(UP_S)
     meter.reset()
-    traffic = vpn.lab.traffic(rate=RATE)
-    with traffic:
+    with vpn.lab.traffic(rate=RATE) as traffic:
         moments = KINDS[kind](vpn)
         if moments is None:
             return outcome
         begun, returned = moments
         answered = first_answer(vpn.lab)
+        end = answered or time.time()
     outcome.drops = 1
     outcome.tried = sum(each.tried for each in traffic.counts.values())
-    end = answered or time.time()
-    leaks = [frame.time for frame, judged in meter.frames() if judged in LEAKS and begun <= frame.time <= end]
-    outcome.leaked = len(leaks)
-    outcome.closed_ms.append((max(leaks) - begun) * 1000 if leaks else 0.0)
     if answered is not None:
         outcome.answer_ms.append((answered - returned) * 1000)
-    else:
+        with vpn.lab.traffic(rate=RATE) as traffic:
+            time.sleep(UP_S)
+        outcome.up_tried = sum(each.tried for each in traffic.counts.values())
+    leaks = [(frame, judged) for frame, judged in meter.frames() if judged in LEAKS]
+    before = [frame.time for frame, _ in leaks if begun <= frame.time <= end]
+    outcome.leaked, outcome.up_leaked = len(before), len(leaks) - len(before)
+    outcome.closed_ms.append((max(before) - begun) * 1000 if before else 0.0)
+    if isinstance(vpn, Tunwarden):
+        for frame, judged in leaks:
+            print(f"LEAKED: {kind} at {begun:.6f}, answer at {end:.6f}: {meter.describe(frame, judged)}")
+    if answered is None:
         vpn.revive()
         if first_answer(vpn.lab) is None:
             raise LabError("the tunnel does not come up again")
@@ -215,21 +268,76 @@ def drop(vpn: Vpn, meter: Meter, kind: str) -> Outcome:
 
 
 def measure(make: Callable[[Laboratory], Vpn], seed: int, rounds: int) -> dict[str, Outcome]:
-    """That many rounds of all kinds of drops."""
+    """That many rounds of all kinds of drops, in one laboratory. What leaked of ours is kept as evidence."""
     outcomes = {kind: Outcome() for kind in KINDS}
     with Laboratory(seed, stand_in=make is Tunwarden) as lab:
-        vpn = make(lab)
-        vpn.up()
-        if first_answer(lab) is None:
-            raise LabError("there is no tunnel")
-        with lab.meter() as meter:
-            meter.positive_control()
-            for _ in range(rounds):
-                for kind, outcome in outcomes.items():
-                    one = drop(vpn, meter, kind)
-                    outcome.add(one)
-                    outcome.answer_ms += one.answer_ms
-            meter.positive_control()
+        try:
+            vpn = make(lab)
+            vpn.up()
+            if first_answer(lab) is None:
+                raise LabError("there is no tunnel")
+            with lab.meter() as meter:
+                meter.positive_control()
+                for _ in range(rounds):
+                    for kind, outcome in outcomes.items():
+                        outcome.add(drop(vpn, meter, kind))
+                meter.positive_control()
+                total = together(outcomes.values())
+                if make is Tunwarden and total.leaked + total.up_leaked:
+                    print(f"kept: {meter.keep()}, {lab.keep_logs()}")
+        except BaseException:
+            print(f"kept: {lab.keep_logs()}")
+            raise
+    return outcomes
+
+
+# --- laboratories side by side ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """Of one laboratory."""
+
+    name: str
+    seed: int
+    rounds: int
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that even the slowest one does not need."""
+        return 120 + self.rounds * len(KINDS) * 2.5 * GIVE_UP_S
+
+
+def deal(drops: int, others: int) -> list[Task]:
+    tasks: list[Task] = []
+    for name, make in SUBJECTS.items():
+        left = max(1, (drops if make is Tunwarden else others) // len(KINDS))
+        while left > 0:
+            tasks.append(Task(name, 44 + len(tasks), min(ROUNDS, left)))
+            left -= ROUNDS
+    return tasks
+
+
+def run(task: Task) -> dict[str, Outcome] | None:
+    """In a process of its own, which dies with us; tells how it went. None: it failed, and nothing of it counts."""
+    begun = time.monotonic()
+    argv = [sys.executable, "-m", "bench.bench_drops", "--laboratory", json.dumps(asdict(task))]
+    what = f"{task.name}, laboratory {task.seed}, {task.rounds} rounds"
+    try:
+        done = subprocess.run(
+            ["setpriv", "--pdeathsig", "TERM", *argv],
+            check=True, capture_output=True, text=True, timeout=task.timeout,
+        )  # fmt: skip
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as err:
+        print(f"FAILED: {what}: {err}\n{err.stdout}\n{err.stderr}", flush=True)
+        return None
+    *said, last = done.stdout.splitlines()
+    said += done.stderr.splitlines()
+    outcomes = {kind: Outcome(**one) for kind, one in json.loads(last).items()}
+    total = together(outcomes.values())
+    took, load = time.monotonic() - begun, os.getloadavg()[0]
+    told = f"{what}: {took:.0f} s, {total.leaked:,} leaked, {total.up_leaked:,} while up; load {load:.1f}"
+    print("\n".join([told, *said]), flush=True)
     return outcomes
 
 
@@ -237,37 +345,53 @@ def table(found: dict[str, dict[str, Outcome]]) -> str:
     """In Markdown."""
     rows = [["", *found], ["---"] * (len(found) + 1)]
     rows += [[kind, *(outcomes[kind].cell() for outcomes in found.values())] for kind in KINDS]
-    totals = []
-    for outcomes in found.values():
-        total = Outcome()
-        for outcome in outcomes.values():
-            total.add(outcome)
-        totals.append(total)
-    rows.append(["**all: leaked / tried**", *(f"**{total.leaked} / {total.tried}**" for total in totals)])
-    rows.append(["drops", *(str(total.drops) for total in totals)])
-    rows.append(["leaked a drop", *(f"{total.leaked / max(1, total.drops):.1f}" for total in totals)])
-    closed = [f"{statistics.median(total.closed_ms):.0f}, {max(total.closed_ms):.0f}" for total in totals]
-    rows.append(["drop to the last leak, ms: median, worst", *closed])
+
+    def row(what: str, value: Callable[[Outcome], str], kinds: Iterable[str] = KINDS) -> None:
+        rows.append([what, *(value(together(outcomes[kind] for kind in kinds)) for outcomes in found.values())])
+
+    row("**all: leaked / tried**", lambda total: f"**{total.leaked:,} / {total.tried:,}**")
+    row("drops", lambda total: f"{total.drops:,}")
+    row("leaked a drop", lambda total: f"{total.leaked / max(1, total.drops):.1f}")
+    row("leaked / tried, tunnel up again", lambda total: f"{total.up_leaked:,} / {total.up_tried:,}")
+    row("time to block: median, worst", lambda total: spread(total.closed_ms))
+    row("the same, after link loss", lambda total: spread(total.closed_ms), LINK)
+    row("server's return to the first answer: median, worst", lambda total: spread(total.answer_ms), AWAY)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
-    numbers = [int(word) for word in sys.argv[1:]]
-    mine, others = (numbers + [80, 16][len(numbers) :])[:2]
+    parser = argparse.ArgumentParser(prog="bench_drops")
+    parser.add_argument("drops", nargs="?", type=int, default=80)
+    parser.add_argument("others", nargs="?", type=int, default=16)
+    parser.add_argument("--side-by-side", type=int, default=1)
+    parser.add_argument("--laboratory", help=argparse.SUPPRESS)  # what `run` starts
+    chosen = parser.parse_args()
     missing = [program for program in ("openvpn", "openssl", "iptables") if shutil.which(program) is None]
     if missing:
-        sys.exit(
-            f"bench_drops misses {', '.join(missing)}: apt-get install --no-install-recommends {' '.join(missing)}"
-        )
-    title(f"{mine} drops of tunwarden, {others} of each other one, {RATE * 9:.0f} packets a second")
-    found: dict[str, dict[str, Outcome]] = {}
-    for number, (name, make) in enumerate(SUBJECTS.items()):
-        rounds = max(1, (mine if make is Tunwarden else others) // len(KINDS))
-        begun = time.monotonic()
-        found[name] = measure(make, 44 + number, rounds)
-        leaked = sum(outcome.leaked for outcome in found[name].values())
-        print(f"{name}: {rounds} rounds in {time.monotonic() - begun:.0f} s, {leaked} leaked", flush=True)
-    print(table(found), flush=True)
+        sys.exit(f"bench_drops misses these: apt-get install --no-install-recommends {' '.join(missing)}")
+    if chosen.laboratory is not None:
+        task = Task(**json.loads(chosen.laboratory))
+        outcomes = measure(SUBJECTS[task.name], task.seed, task.rounds)
+        print(json.dumps({kind: asdict(outcome) for kind, outcome in outcomes.items()}))
+        return
+    tasks = deal(chosen.drops, chosen.others)
+    title(
+        f"{chosen.drops} drops of tunwarden, {chosen.others} of each other one, {RATE * 9:.0f} packets a second, "
+        f"{chosen.side_by_side} of {len(tasks)} laboratories at a time"
+    )
+    found = {name: {kind: Outcome() for kind in KINDS} for name in SUBJECTS}
+    failed, loads = 0, [os.getloadavg()[0]]
+    with ThreadPoolExecutor(chosen.side_by_side) as pool:
+        for task, outcomes in zip(tasks, pool.map(run, tasks), strict=True):
+            loads.append(os.getloadavg()[0])
+            failed += outcomes is None
+            for kind, outcome in (outcomes or {}).items():
+                found[task.name][kind].add(outcome)
+    print(table(found))
+    alone = "one laboratory at a time" if chosen.side_by_side == 1 else "inflated: not alone on the machine"
+    print(f"times: {alone}, load {min(loads):.1f} to {max(loads):.1f}; leaks do not care")
+    if failed:
+        sys.exit(f"{failed} of {len(tasks)} laboratories FAILED, see above: their drops are missing from the table")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ class Vpn(Protocol):
         """What the network's manager would do for it on a new network."""
         ...
 
+    def noticed(self) -> None:
+        """Wait until it has noticed that its server is away, if it can. Raises LabError."""
+        ...
+
     def kill_server(self) -> None: ...
     def start_server(self) -> None: ...
 
@@ -71,6 +75,9 @@ class Tunwarden:
             self.subject.start(30)
 
     def rejoined(self) -> None: ...
+    def noticed(self) -> None:
+        self.subject.wait(lambda status: status.state != "connected", 30)
+
     def kill_server(self) -> None:
         self.lab.kill_server()
 
@@ -109,6 +116,7 @@ class WgQuick:
         laptop.run("wg-quick", "up", PEER)
 
     def rejoined(self) -> None: ...
+    def noticed(self) -> None: ...
     def kill_server(self) -> None:
         self.lab.kill_server()
 
@@ -228,6 +236,7 @@ class OpenVpn:
         self._client = self.lab.laptop.start(*self._options("client", "server"), *to, *gateway)
 
     def rejoined(self) -> None: ...
+    def noticed(self) -> None: ...
 
     def kill_server(self) -> None:
         while self._server:

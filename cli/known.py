@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from cli.codes import Exit
+from cli.files import write_new
 from cli.output import Output, safe
 from ipc.client import Client
 from ipc.errors import Error, ServiceError
@@ -197,9 +197,7 @@ def _export(entries: list[str], file: str, out: Output) -> None:
     if file == "-":
         sys.stdout.write(text)
         return
-    # A new file, for the owner alone: the names of one's networks tell where one goes.
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as target:
-        target.write(text)
+    write_new(Path(file), text)  # for the owner alone: the names of one's networks tell where one goes
     out.data({"exported": len(entries)})
     out.line(f"Wrote {_counted(len(entries))} to {safe(file)}.")
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 from cli.codes import Exit
+from cli.files import read_text
 from cli.output import Output, safe
 from ipc.client import Client
 from ipc.interface import PROFILE_BYTES
@@ -24,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
-    text = _read(options.file) if options.part == "import" else ""
+    text = read_text(options.file, PROFILE_BYTES) if options.part == "import" else ""
     with Client(options.run_folder, timeout=30) as client:
         match options.part:
             case "list":
@@ -40,21 +39,6 @@ def run(options: argparse.Namespace, out: Output) -> int:
                 out.data({})
                 out.line(f"Removed the profile {safe(options.name)}.")
     return Exit.OK
-
-
-def _read(file: str) -> str:
-    """The content, which is all that the daemon gets to see."""
-    if file == "-":
-        raw = sys.stdin.buffer.read(PROFILE_BYTES + 1)
-    else:
-        with Path(file).open("rb") as source:
-            raw = source.read(PROFILE_BYTES + 1)
-    if len(raw) > PROFILE_BYTES:
-        raise OSError(f"{file}: longer than {PROFILE_BYTES} bytes")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise OSError(f"{file}: not a text in UTF-8") from None
 
 
 def _list(client: Client, out: Output) -> None:

@@ -12,15 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from daemon import adapters, logs, panic, settings_file
-from daemon.inbox import LinksHint
 from daemon.loop import Loop
 from daemon.service import DaemonService
+from daemon.settings_keeper import SettingsKeeper
 from daemon.store import Store
 from ipc import VERSION
 from ipc.dbus import Dbus
@@ -28,7 +27,7 @@ from ipc.dbus_session import NameTakenError
 from ipc.dispatch import Dispatcher
 from ipc.sockets import SocketError
 from ipc.varlink import Varlink
-from policies.states import Changed, Event
+from policies.states import Changed
 
 RUN = Path("/run/tunwarden")
 STATE = Path("/var/lib/tunwarden")
@@ -63,11 +62,14 @@ async def life(notify: Callable[..., None]) -> None:
     loaded = settings_file.load(store)
     loop = Loop(adapters.host(loaded.settings, STATE), store, loaded.settings, lambda: service.publish())
     loop.opened_by_hand = panic.taken(STATE)
-    service = DaemonService(loop, VERSION)
+    keeper = SettingsKeeper(loop)
+    service = DaemonService(loop, VERSION, keeper)
     if store.trouble:
         log.error("store", problem=store.trouble)
-    take_settings(loop, loaded)
-    running.add_signal_handler(signal.SIGHUP, Reloading(loop, store).ask)
+    keeper.take(loaded)
+    running.add_signal_handler(signal.SIGHUP, keeper.reload)
+    file = settings_file.FILE
+    watching = asyncio.create_task(adapters.on_change(file, file.parent / settings_file.DROP_INS, keeper.reload))
 
     protection = asyncio.create_task(loop.run())
     await asyncio.wait({protection, asyncio.create_task(loop.settled.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,6 +83,7 @@ async def life(notify: Callable[..., None]) -> None:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({protection, stopping}, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
+    watching.cancel()
     for face in faces:
         face.cancel()
     await asyncio.wait(faces)
@@ -118,36 +121,6 @@ async def offered(face: Varlink | Dbus, tried: asyncio.Event, loop: Loop) -> Non
         await asyncio.Event().wait()
     finally:
         await face.stop()
-
-
-def take_settings(loop: Loop, loaded: settings_file.Loaded) -> None:
-    """Put settings in force, and what people should know about them."""
-    loop.take_settings(loaded.settings)
-    loop.facts = replace(loop.facts, settings_broken=loaded.broken)
-    loop.warnings.pop("settings", None)
-    if loaded.warning:
-        loop.warn("settings", loaded.warning)
-        log.warning("settings", problem=loaded.warning)
-
-
-class Reloading:
-    """SIGHUP: read the settings file again. However many are asked for, one waits at most."""
-
-    def __init__(self, loop: Loop, store: Store) -> None:
-        self._loop, self._store = loop, store
-        self._waits = False
-
-    def ask(self) -> None:
-        if not self._waits:
-            self._waits = True
-            self._loop.post_command(self._reload)
-
-    async def _reload(self) -> Event:
-        self._waits = False
-        in_force = None if self._loop.facts.settings_broken else self._loop.settings
-        take_settings(self._loop, settings_file.load(self._store, in_force=in_force))
-        self._loop.post(LinksHint())  # other rules may say what a link is
-        return Changed()
 
 
 @contextmanager

@@ -29,5 +29,13 @@ def notifier() -> Callable[..., None]:
         return _nobody_listens
 
 
+async def on_change(file: Path, drop_ins: Path, changed: Callable[[], None]) -> None:
+    """Calls `changed` whenever somebody has written a settings file and is done; where nobody tells, never. Endless."""
+    if sys.platform == "linux":
+        from daemon.linux.watch_files import watch
+
+        await watch(file, drop_ins, changed)
+
+
 def _nobody_listens(*lines: str) -> None:
     return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from policies.facts import Endpoint, Link, Tunnel, WifiNetwork
+from policies.facts import Endpoint, Internet, Link, Tunnel, WifiNetwork
 from policies.firewall import FirewallPolicy
+from policies.hostile import Finding
+from policies.portals import Probe
 from policies.profiles import WireGuardProfile
 from policies.settings import LinkRule
 from policies.states import Cause
@@ -187,8 +189,84 @@ class Obstacles(Protocol):
         ...
 
 
+class Beacons(Protocol):
+    async def fingerprint(self, ifname: str, server: Endpoint) -> bytes:
+        """The SHA-256 of the certificate that the TLS server there proves to hold: 32 bytes.
+
+        Sent over that link alone, with MARK. Bounded in time and memory whatever answers. Raises HostError: nobody
+        answers, or it is no proof.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a network says of its captive portal (RFC 8910): a stranger's word, not yet checked."""
+
+    url: str  # of the portal's API, or "urn:ietf:params:capport:unrestricted": there is no portal
+    source: str  # "dhcp" or "ra"
+
+
+class Portals(Protocol):
+    def forget(self, ifindex: int) -> None:
+        """Another network is behind this link: what was announced before is void."""
+        ...
+
+    def announced(self, ifindex: int) -> Announced | None:
+        """What the network of this link has said by itself. Sends nothing."""
+        ...
+
+    async def look(self, link: Link, probes: Sequence[Probe], announced: Announced | None) -> Internet | None:
+        """What is behind a link: by the portal's API where one is announced, else by probes, in this order.
+
+        Sent over that link alone, with MARK, to DNS, HTTP and HTTPS. Bounded in time and memory whatever answers. None:
+        the answers tell nothing. Raises HostError.
+        """
+        ...
+
+
+class LoginTree(Protocol):
+    async def begin(self, process: int, links: Sequence[Link]) -> int:
+        """Give LOGIN_MARK to every Internet socket that the process (its pidfd), and what it starts, makes from now on.
+
+        Their DNS is answered with what the resolvers behind these links say, at a port of the loopback: returned. One
+        tree at a time: a former one ends. Raises HostError.
+        """
+        ...
+
+    async def end(self, patience: float = 0.0) -> None:
+        """No new marks and names any more; what still runs of the tree after `patience` seconds is killed. Idempotent.
+
+        Also when the daemon is killed, at once.
+        """
+        ...
+
+    async def tidy(self) -> None:
+        """End what an earlier daemon left."""
+        ...
+
+
+class LinkWatch(Protocol):
+    def follow(self, link: Link) -> None:
+        """What the link has now: its gateways come after it."""
+        ...
+
+    def found(self) -> AsyncGenerator[Finding, None]:
+        """What speaks for an attacker. Once; ends only when nothing more can come. Raises HostError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Lookout(Protocol):
+    def watch(self, link: Link, network: WifiNetwork | None) -> LinkWatch:
+        """Begin to look for an attacker on a link and its network (N13); `found` tells. Raises HostError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
+    lookouts: tuple[Lookout, ...] = field(default=(), kw_only=True)
     links: Links
     wifi: Wifi
     firewall: Firewall
@@ -200,3 +278,6 @@ class Host:
     sleep: Sleep
     leak_check: LeakCheck
     obstacles: Obstacles
+    beacons: Beacons
+    login_tree: LoginTree
+    portals: Portals

@@ -11,10 +11,12 @@ from typing import TypeVar
 import structlog
 
 from daemon.attempts import Attempts
+from daemon.beacons import BeaconExplorer
 from daemon.checks import Checks
 from daemon.enforce import EnforceError, Enforcer
 from daemon.explore import Explorer
 from daemon.host import Host, HostError, Sleeping, Touch
+from daemon.hostile import HostileExplorer
 from daemon.inbox import (
     AgentsHint,
     Checked,
@@ -30,7 +32,9 @@ from daemon.inbox import (
     WifiHint,
     coalesced,
 )
+from daemon.login import Logins
 from daemon.machine import START, step
+from daemon.portals import PortalExplorer
 from daemon.prompts import Prompts
 from daemon.reading import Reading
 from daemon.store import Store, StoreError
@@ -99,7 +103,13 @@ class Loop:
         self._attempts = Attempts(host.tunnel, self.post, lambda text: self.warn("tunnel", text))
         self.prompts = Prompts(lambda: self.post(AgentsHint()), self._expire)
         self._checks = Checks(host.leak_check, host.obstacles, self.post)
-        self._explorers: tuple[Explorer, ...] = ()
+        self.logins = Logins(host.login_tree, self.command, self._find)
+        self._explorers: tuple[Explorer, ...] = (
+            BeaconExplorer(host.beacons, self.post),
+            HostileExplorer(host.lookouts, self.post),
+            PortalExplorer(host.portals, self.post),
+            self.logins,
+        )
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._looked_at: frozenset[str] = frozenset()  # the uplinks that the check for leaks was told of
@@ -230,7 +240,7 @@ class Loop:
         if asleep:
             await self._handle(Changed())
             return
-        self.facts = replace(self.facts, wifi={}, overdue=frozenset())
+        self.facts = replace(self.facts, wifi={}, overdue=frozenset(), beacons={}, internet={}, evidence={})
         for link in self.facts.uplinks:
             if link.kind is LinkKind.WIFI:
                 self._reading.expect(link.ifname)
@@ -448,6 +458,9 @@ class Loop:
                 log.exception("a watch has failed", watch=watch.__qualname__)
             self.post(hint(None))
             await asyncio.sleep(AGAIN_S)
+
+    def _find(self, change: Callable[[Facts], Facts]) -> None:
+        self.facts = change(self.facts)
 
     async def _read_links(self) -> None:
         self.facts = await self._reading.links(self.facts)

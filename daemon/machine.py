@@ -97,7 +97,7 @@ def goal(decision: Decision) -> _Goal:
     if decision.closed is not None:
         return _Goal(Phase.BLOCKED, decision.closed)
     if decision.hold:
-        return _Goal(Phase.HELD)
+        return _Goal(Phase.HELD, Cause.NO_INTERNET if decision.waits_for_internet else None)
     if decision.target is Target.UNPROTECTED:
         return _Goal(Phase.BLOCKED, Cause.LOCKDOWN) if decision.lockdown else _Goal(Phase.IDLE)
     if not decision.online:
@@ -106,6 +106,8 @@ def goal(decision: Decision) -> _Goal:
         return _Goal(Phase.BLOCKED, Cause.NO_PROFILE)
     if not decision.routable:
         return _Goal(Phase.BLOCKED, Cause.NO_ROUTE)
+    if decision.portal:
+        return _Goal(Phase.PORTAL, Cause.PORTAL)
     return _Goal(Phase.CONNECTING, tunnel=True)
 
 
@@ -120,15 +122,17 @@ def _settle(state: State, decision: Decision, fresh: bool = False) -> Step:
                 return _attempt(state, decision, Phase.RECONNECTING)
             return state, (Enforce(),)
         waits = wanted.phase is Phase.HELD and decision.target is Target.PROTECTED
-        if waits or wanted.cause is Cause.NO_ROUTE:
-            # Another link is being identified, or an address is being renewed: no reason to give up a tunnel.
+        works = state.phase is Phase.CONNECTED and wanted.phase is Phase.PORTAL
+        if waits or works or wanted.cause is Cause.NO_ROUTE:
+            # Another link is being identified, an address is being renewed, the tunnel gets through a portal all the
+            # same: no reason to give it up. An attempt that has not got through does end at a portal.
             return state, (Enforce(),)
         return replace(state, phase=Phase.DISCONNECTING, tunnel=None), (Enforce(), CloseTunnel(state.attempt))
     if wanted.tunnel:
         waiting = state.phase is Phase.BLOCKED and state.cause in TEMPORARY
         same = state.network == decision.network and state.profile == decision.profile
-        if waiting and same and not fresh:
-            return state, (Enforce(),)
+        if waiting and same and not fresh and state.offline <= decision.offline:
+            return replace(state, offline=decision.offline), (Enforce(),)
         return _attempt(state, decision, Phase.RECONNECTING if waiting else Phase.CONNECTING)
     return _rest(state, wanted)
 

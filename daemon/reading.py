@@ -54,6 +54,7 @@ class Reading:
             beacons={ifname: told for ifname, told in facts.beacons.items() if ifname in same},
             internet={ifname: told for ifname, told in facts.internet.items() if ifname in same},
             evidence={ifname: told for ifname, told in facts.evidence.items() if ifname in same},
+            login=facts.login & same,
         )
         return replace(facts, wifi=self._behind(facts, facts.wifi))  # with the first route a router can be asked for
 

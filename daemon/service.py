@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -17,6 +18,7 @@ from daemon import status as tell
 from daemon.host import HostError
 from daemon.loop import Loop
 from daemon.prompts import rule_to_save
+from daemon.settings_keeper import SettingsKeeper
 from daemon.store import StoreError
 from ipc import interface
 from ipc.access import Caller
@@ -48,9 +50,12 @@ KNOWN_LINES, KNOWN_MOST = 500, 20_000  # networks of one import, and of all user
 class DaemonService:
     """Implements `ipc.interface.Service`."""
 
-    def __init__(self, loop: Loop, version: str) -> None:
+    def __init__(self, loop: Loop, version: str, settings: SettingsKeeper | None = None) -> None:
         self._loop, self._version = loop, version
+        self._settings = settings or SettingsKeeper(loop)
         self._entered: tuple[State, int] = (loop.state, int(time.time()))
+        self._listed: tuple[object, ...] = ()
+        self._lists = 0  # grows when what is listed has changed
         self.feed = Feed(self._status())
 
     # --- Manager -----------------------------------------------------------------------------------------------------
@@ -63,6 +68,12 @@ class DaemonService:
 
     def _status(self) -> interface.Status:
         loop = self._loop
+        profile = loop.decision.profile
+        # Whoever changes one of these puts another object in its place.
+        listed = (loop.known, loop.settings, loop.profiles, loop.intent.profile, profile and profile.name)
+        if len(self._listed) != len(listed) or any(a is not b for a, b in zip(listed, self._listed, strict=True)):
+            self._listed = listed
+            self._lists += 1
         return tell.status(
             loop.state,
             loop.decision,
@@ -72,6 +83,7 @@ class DaemonService:
             since=self._entered[1],
             warnings=tuple(loop.warnings.values()),
             alarm=" ".join(loop.alarms.values()) or None,
+            lists=self._lists,
             sequence=0,
             version=self._version,
         )
@@ -140,7 +152,7 @@ class DaemonService:
 
     async def set_kill_switch(self, caller: Caller, on: bool) -> None:
         async def run() -> Event:
-            self._unlocked("SetKillSwitch", self._loop.settings.protection.kill_switch, on)
+            self._unlocked("SetKillSwitch", "protection.kill_switch", self._loop.settings.protection.kill_switch, on)
             self._loop.keep(replace(self._loop.intent, kill_switch=on))
             return Changed()
 
@@ -148,19 +160,19 @@ class DaemonService:
 
     async def set_lockdown(self, caller: Caller, on: bool) -> None:
         async def run() -> Event:
-            self._unlocked("SetLockdown", self._loop.settings.protection.lockdown, on)
+            self._unlocked("SetLockdown", "protection.lockdown", self._loop.settings.protection.lockdown, on)
             self._loop.keep(replace(self._loop.intent, lockdown=on))
             return Changed()
 
         await self._change(caller, f"lockdown {'on' if on else 'off'}", run)
 
-    def _unlocked(self, what: str, fixed: bool | None, wanted: bool) -> None:
+    def _unlocked(self, what: str, key: str, fixed: bool | None, wanted: bool) -> None:
         if fixed is not None and fixed is not wanted:
             raise ServiceError(
                 Error.LOCKED,
                 what,
                 f"the administrator's settings fix it to {'on' if fixed else 'off'}.",
-                "Change [protection] in /etc/tunwarden/tunwarden.toml.",
+                f"Change it there: {self._settings.place(key) or '/etc/tunwarden'}.",
             )
 
     # --- Networks ----------------------------------------------------------------------------------------------------
@@ -315,6 +327,12 @@ class DaemonService:
 
         await self._change(caller, "forget a known network", run)
 
+    async def portal_login(self, caller: Caller) -> AsyncGenerator[interface.PortalLogin, None]:
+        log.info("asked", what="log in to the portal", uid=caller.uid, pid=caller.pid, face=caller.transport.value)
+        async with contextlib.aclosing(self._loop.logins.log_in(caller.process, caller.uid)) as told:
+            async for each in told:
+                yield each
+
     # --- Prompts -----------------------------------------------------------------------------------------------------
 
     async def waiting_prompts(self, caller: Caller) -> tuple[interface.Prompt, ...]:
@@ -412,6 +430,34 @@ class DaemonService:
             return Changed()
 
         await self._change(caller, f"remove profile {name!r}", run)
+
+    # --- Settings ----------------------------------------------------------------------------------------------------
+
+    async def list_settings(self, caller: Caller) -> tuple[interface.Setting, ...]:
+        return self._settings.listed()
+
+    async def change_setting(self, caller: Caller, key: str, value: str) -> None:
+        async def run() -> Event:
+            return self._settings.change(key, value)
+
+        await self._change(caller, f"set {key!r}", run)
+
+    async def reset_settings(self, caller: Caller, key: str | None) -> None:
+        async def run() -> Event:
+            return self._settings.reset(key)
+
+        await self._change(caller, f"reset {key or 'all settings'!r}", run)
+
+    async def import_settings(self, caller: Caller, text: str) -> int:
+        counts: list[int] = []
+
+        async def run() -> Event:
+            count, event = self._settings.bring(text)
+            counts.append(count)
+            return event
+
+        await self._change(caller, "import settings", run)
+        return counts[0]
 
     # --- Diagnostics -------------------------------------------------------------------------------------------------
 

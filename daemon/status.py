@@ -57,6 +57,7 @@ def status(
     since: int,
     warnings: tuple[str, ...],
     alarm: str | None,
+    lists: int,
     sequence: int,
     version: str,
 ) -> Status:
@@ -82,6 +83,7 @@ def status(
         alarm=alarm,
         rx_bytes=0,
         tx_bytes=0,
+        lists=lists,
         sequence=sequence,
         version=version,
     )

@@ -13,22 +13,26 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from daemon import files
 from policies.decide import Answer, Intent, Manual, Rule
+from policies.own_settings import from_json as own_from_json
+from policies.own_settings import to_json as own_to_json
 from policies.profiles import WireGuardProfile, from_json, to_json
 from policies.settings import KnownNetwork, WifiAction, known_from_json, known_to_json
 from policies.states import Target
+
+Files = Sequence[tuple[str, str]]  # names and texts of settings files
 
 _SCHEMA = """
 CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE known (ssid TEXT PRIMARY KEY, network TEXT NOT NULL) STRICT;
 """
-_VERSION = 1
+_VERSION = 2
 LARGEST = 4 << 20  # bytes of a profile file: the longest text that can be imported, with room for its JSON
 _KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?)"
 _ALONE = "PRAGMA locking_mode=EXCLUSIVE"  # so no shared memory is needed, whose file cannot be made on a full disk
@@ -43,6 +47,15 @@ _DISK_REFUSES = frozenset(
     }
 )  # fmt: skip
 _HEADER, _WAL_MAGIC = 32, (0x377F0682, 0x377F0683)  # https://sqlite.org/fileformat2.html
+
+
+def _files_of_the_good_settings(db: sqlite3.Connection) -> None:
+    """1 -> 2: of the last good settings the names of the files are kept too; there was one."""
+    for (text,) in db.execute("SELECT value FROM kept WHERE name = 'settings'").fetchall():
+        db.execute(_KEEP, ("settings", json.dumps([["/etc/tunwarden/tunwarden.toml", text]])))
+
+
+_MIGRATIONS = {1: _files_of_the_good_settings}  # by the layout that they take to the next one
 
 
 class StoreError(Exception):
@@ -118,10 +131,11 @@ class Store:
             if sound != "ok":
                 raise _DamagedError(sound)
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != _VERSION:
+            if version != _VERSION and version not in _MIGRATIONS:  # of a newer program
                 raise _DamagedError(f"its layout is number {version}, not {_VERSION}")
             self._read_all(db)  # whatever is in there must also be readable, or it is as good as damaged
             _prepare(db)  # not before: a copy set aside is to be what was found
+            _migrate(db, version)
         except sqlite3.Error as err:
             db.close()
             if getattr(err, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DISK_REFUSES:
@@ -155,6 +169,7 @@ class Store:
         _intent_from_json(kept["intent"])
         for (network,) in db.execute("SELECT network FROM known"):
             known_from_json(network)
+        _own_from_json(kept.get("own"))
         self.trouble = kept.get("trouble")
 
     def _parts(self) -> list[Path]:
@@ -231,14 +246,30 @@ class Store:
 
     # --- settings ----------------------------------------------------------------------------------------------------
 
-    def last_good_settings(self) -> str | None:
-        """The text of the settings file when it last had no errors. Raises StoreError."""
-        return self._kept("settings")
-
-    def save_good_settings(self, text: str) -> None:
+    def last_good_settings(self) -> Files | None:
         """Raises StoreError."""
+        try:
+            kept = self._kept("settings")
+            return None if kept is None else tuple((str(file), str(text)) for file, text in json.loads(kept))
+        except (ValueError, TypeError) as err:
+            raise StoreError(f"{self._file}: the last good settings are damaged") from err
+
+    def save_good_settings(self, files: Files) -> None:
+        """Raises StoreError."""
+        text = json.dumps(files)
         if text != self._kept("settings"):
             self._write(_KEEP, ("settings", text))
+
+    def own_settings(self) -> dict[str, str]:
+        """The users' own settings: texts by key. Raises StoreError."""
+        try:
+            return _own_from_json(self._kept("own"))
+        except ValueError as err:
+            raise StoreError(f"{self._file}: the users' settings are damaged") from err
+
+    def save_own_settings(self, own: Mapping[str, str]) -> None:
+        """Raises StoreError."""
+        self._write(_KEEP, ("own", own_to_json(own)))
 
     # --- known networks ----------------------------------------------------------------------------------------------
 
@@ -298,6 +329,23 @@ class Store:
 def _beginning(file: Path) -> bytes:
     with file.open("rb") as opened:
         return opened.read(_HEADER)
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """From layout to layout, all or nothing."""
+    if version == _VERSION:
+        return
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for number in range(version, _VERSION):
+            _MIGRATIONS[number](db)
+        db.execute(f"PRAGMA user_version={_VERSION}")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _own_from_json(text: str | None) -> dict[str, str]:
+    """Raises ValueError."""
+    return {} if text is None else own_from_json(text)
 
 
 def _prepare(db: sqlite3.Connection) -> None:

@@ -35,6 +35,7 @@ class Caller:
     gids: frozenset[int]  # primary and supplementary, as they were when the peer connected
     pid: int  # for the log only: pids are reused, so no decision looks at it
     transport: Transport
+    process: int | None = None  # its pidfd, where there is one: names the process that connected, and never another
 
 
 def group_gid(name: str = GROUP) -> int | None:

@@ -16,7 +16,7 @@ from typing import Self, cast
 from ipc.access import Transport
 from ipc.describe import Method, methods
 from ipc.errors import Error, ServiceError, error_of
-from ipc.interface import NAME, KnownNetwork, Network, Notice, Problem, Profile, Prompt, Status
+from ipc.interface import NAME, KnownNetwork, Network, Notice, PortalLogin, Problem, Profile, Prompt, Setting, Status
 from ipc.values import typed
 
 FOLDER = "/run/tunwarden"
@@ -40,14 +40,19 @@ class ProtocolError(Exception):
 class Client:
     """A connection to the daemon. Prefers the socket that takes changes, else uses the one for reading."""
 
-    def __init__(self, folder: str = FOLDER, timeout: float | None = 10.0) -> None:
-        """`timeout` in seconds for each call; None: wait for ever."""
+    def __init__(
+        self, folder: str = FOLDER, timeout: float | None = 10.0, connected: socket.socket | None = None
+    ) -> None:
+        """`timeout` in seconds for each call; None: wait for ever. `connected`: by `connect`, perhaps elsewhere."""
         self._timeout = timeout
         self._buffer = bytearray()
+        if connected is not None:
+            self._socket, self.transport = connected, Transport.SOCKET
+            return
         try:
-            self._socket, self.transport = _connect(f"{folder}/tunwarden.sock", timeout), Transport.SOCKET
+            self._socket, self.transport = connect(f"{folder}/tunwarden.sock", timeout), Transport.SOCKET
         except PermissionError:
-            self._socket, self.transport = _connect(f"{folder}/read.sock", timeout), Transport.READ_SOCKET
+            self._socket, self.transport = connect(f"{folder}/read.sock", timeout), Transport.READ_SOCKET
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +68,10 @@ class Client:
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+    def fileno(self) -> int:
+        """Readable when there is an answer, or the end."""
+        return self._socket.fileno()
 
     # --- Manager ---
 
@@ -143,6 +152,10 @@ class Client:
     def import_known(self, text: str) -> int:
         return cast(int, self._call("Networks.ImportKnown", text=text))
 
+    def portal_login(self, left: Callable[[], float] | None = None) -> Iterator[PortalLogin]:
+        """`begun`, then what became of it. The daemon takes the process that connected. `left`: as with `watch`."""
+        return cast(Iterator[PortalLogin], self._stream("Networks.PortalLogin", left))
+
     # --- Prompts ---
 
     def waiting_prompts(self) -> tuple[Prompt, ...]:
@@ -165,6 +178,20 @@ class Client:
 
     def remove_profile(self, name: str) -> None:
         self._call("Profiles.Remove", name=name)
+
+    # --- Settings ---
+
+    def list_settings(self) -> tuple[Setting, ...]:
+        return cast(tuple[Setting, ...], self._call("Settings.ListSettings"))
+
+    def change_setting(self, key: str, value: str) -> None:
+        self._call("Settings.ChangeSetting", key=key, value=value)
+
+    def reset_settings(self, key: str | None = None) -> None:
+        self._call("Settings.ResetSettings", key=key)
+
+    def import_settings(self, text: str) -> int:
+        return cast(int, self._call("Settings.ImportSettings", text=text))
 
     # --- Diagnostics ---
 
@@ -216,7 +243,8 @@ class Client:
         return reply
 
 
-def _connect(path: str, timeout: float | None) -> socket.socket:
+def connect(path: str, timeout: float | None) -> socket.socket:
+    """A socket of the daemon's. Raises NotRunningError, PermissionError or another OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dbus_fast import ErrorType, Message, MessageFlag
 
 from ipc.access import Access, Caller
-from ipc.dbus_calls import CallError, Target, target
+from ipc.dbus_calls import CallError, Target
 
 log = logging.getLogger("tunwarden.ipc")
 
@@ -42,15 +42,17 @@ class Sender:
 
 
 class Queue:
-    """`identify` asks the bus who a sender is, `answer` makes the reply, `send` returns when it is on its way."""
+    """`target` says what a call means or raises CallError, `identify` asks the bus who a sender is, `answer` makes the
+    reply, `send` returns when it is on its way."""
 
     def __init__(
         self,
+        target: Callable[[Message], Target],
         identify: Callable[[str], Awaitable[Caller]],
         answer: Callable[[Message, Target, Caller], Awaitable[Message]],
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        self._identify, self._answer, self._send = identify, answer, send
+        self._target, self._identify, self._answer, self._send = target, identify, answer, send
         self._senders: dict[str, Sender] = {}
         self._aside: dict[asyncio.Task[None], str] = {}
         self._bytes = 0
@@ -75,7 +77,7 @@ class Queue:
 
     def _judged(self, call: Message) -> Pending:
         try:
-            wanted = target(call)
+            wanted = self._target(call)
         except CallError as error:
             return Pending(call, error, 0)
         size = sum(len(part) for part in call.body if isinstance(part, str))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator, Mapping
 
 from dbus_fast import BusType, ErrorType, Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
 from dbus_fast.aio import MessageBus
 
 from ipc import dbus_calls, interface
 from ipc.access import Access, Caller, Transport
+from ipc.dbus_objects import MANAGER, Changes, Objects
 from ipc.dbus_queue import Queue
 from ipc.dbus_streams import Streams
 from ipc.dbus_writer_guard import guard
@@ -35,7 +37,11 @@ class Session:
         self._bus = MessageBus(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=False)
         self._streams = Streams(dispatcher, self._ask, self._send)
         self._polkit = Polkit(self._ask)
-        self._queue = Queue(self._identify, self._answer, self._send)
+        self._objects = Objects()
+        self._lists = -1  # of the status whose lists `_objects` shows
+        self._queue = Queue(
+            lambda call: dbus_calls.target(call, self._objects), self._identify, self._answer, self._send
+        )
         self._status: Status | None = None
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,6 +55,8 @@ class Session:
             self._bus.add_message_handler(self._received)
             self._tasks.append(loop.create_task(self._follow()))
             await self._changed.wait()
+            assert self._status is not None
+            await self._grown(self._status)
             reply = await self._bus.request_name(interface.NAME, NameFlag.DO_NOT_QUEUE)
         if reply is not RequestNameReply.PRIMARY_OWNER:
             raise NameTakenError(f"another process owns {interface.NAME}: is tunwardend already running?")
@@ -129,7 +137,9 @@ class Session:
                 )
             return word is Word.YES
 
-        return await dbus_calls.answer(call, wanted, caller, self._dispatcher, self._status, self._streams, appeal)
+        return await dbus_calls.answer(
+            call, wanted, caller, self._dispatcher, self._status, self._objects, self._streams, appeal
+        )
 
     async def _send(self, message: Message) -> None:
         self._check_connected()
@@ -157,12 +167,37 @@ class Session:
             await self._changed.wait()
             self._changed.clear()
             assert self._status is not None
+            grown = await self._grown(self._status)
             now = dbus_calls.shown_properties(self._status)
             changed = {name: value for name, value in now.items() if shown.get(name) != value}
             shown = now
             if changed:
-                body = [dbus_calls.MANAGER, changed, []]
-                await self._send(
-                    Message.new_signal(interface.PATH, dbus_calls.PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
-                )
+                await self._send(_properties_changed(interface.PATH, dbus_calls.MANAGER, changed))
+            for changes in grown:
+                for message in _announced(changes):
+                    await self._send(message)
             await asyncio.sleep(COALESCE)
+
+    async def _grown(self, status: Status) -> list[Changes]:
+        """Bring the tree of objects up to this status."""
+        grown = [self._objects.links(status.networks)]
+        if status.lists != self._lists:
+            profiles, known = await self._dispatcher.lists()
+            self._lists = status.lists
+            grown += [self._objects.profiles(profiles), self._objects.known(known)]
+        return grown
+
+
+def _announced(changes: Changes) -> Iterator[Message]:
+    for path, face in changes.removed.items():
+        yield Message.new_signal(interface.PATH, MANAGER, "InterfacesRemoved", "oas", [path, [face]])
+    for path, new in changes.added.items():
+        body = [path, {new.face: new.properties}]
+        yield Message.new_signal(interface.PATH, MANAGER, "InterfacesAdded", "oa{sa{sv}}", body)
+    for path, (face, properties) in changes.changed.items():
+        yield _properties_changed(path, face, properties)
+
+
+def _properties_changed(path: str, face: str, properties: Mapping[str, Variant]) -> Message:
+    body = [face, properties, []]
+    return Message.new_signal(path, dbus_calls.PROPERTIES, "PropertiesChanged", "sa{sv}as", body)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from ipc import interface
+from ipc.dbus_objects import Objects, fields_of
 from ipc.dbus_values import signature
-from ipc.describe import Field, Method, methods_of, properties
+from ipc.describe import Field, Method, methods_of, properties, structs
 from ipc.idl import access_text
 
 DOCTYPE = (
@@ -45,21 +46,62 @@ STANDARD = """\
   </signal>
  </interface>"""
 
+TREE = """\
+ <interface name="org.freedesktop.DBus.ObjectManager">
+  <method name="GetManagedObjects"><arg name="objects" type="a{oa{sa{sv}}}" direction="out"/></method>
+  <signal name="InterfacesAdded">
+   <arg name="object_path" type="o"/>
+   <arg name="interfaces_and_properties" type="a{sa{sv}}"/>
+  </signal>
+  <signal name="InterfacesRemoved">
+   <arg name="object_path" type="o"/>
+   <arg name="interfaces" type="as"/>
+  </signal>
+ </interface>"""
 
-def introspection(path: str) -> str | None:
+
+def introspection(path: str, objects: Objects) -> str | None:
     """The XML of an object path; None when there is no such object. Parents of ours only name their child."""
+    children = objects.children(path)
     if path == interface.PATH:
-        return _ours()
+        return _node([*_ours(), *_names(children)])
+    if found := objects.at(path):
+        return _node([STANDARD, *_object(found.face.rpartition(".")[2])])
+    if children:  # a folder
+        return _node(_names(children))
     parent = path if path.endswith("/") else f"{path}/"
     if not interface.PATH.startswith(parent):
         return None
-    child = interface.PATH.removeprefix(parent).partition("/")[0]
-    return "\n".join((DOCTYPE, "<node>", f' <node name="{child}"/>', "</node>", ""))
+    return _node(_names([interface.PATH.removeprefix(parent).partition("/")[0]]))
+
+
+def _node(lines: Iterable[str]) -> str:
+    return "\n".join((DOCTYPE, "<node>", *lines, "</node>", ""))
+
+
+def _names(children: Iterable[str]) -> list[str]:
+    return [f' <node name="{child}"/>' for child in children]
 
 
 @cache
-def _ours() -> str:
-    return "\n".join((DOCTYPE, "<node>", STANDARD, *_interfaces(), "</node>", ""))
+def _ours() -> tuple[str, ...]:
+    return STANDARD, TREE, *_interfaces()
+
+
+@cache
+def _object(kind: str) -> tuple[str, ...]:
+    return (
+        f' <interface name="{interface.NAME}.{kind}">',
+        _doc(2, structs()[kind].doc),
+        *(line for name, field in fields_of(kind).items() for line in _property(name, field)),
+        " </interface>",
+    )
+
+
+def _property(name: str, field: Field) -> Iterator[str]:
+    yield f'  <property name="{name}" type="{signature(field.type)}" access="read">'
+    yield _doc(3, field.doc)
+    yield "  </property>"
 
 
 def _interfaces() -> Iterator[str]:
@@ -76,9 +118,7 @@ def _interfaces() -> Iterator[str]:
                 yield "  </signal>"
         if name == "Manager":
             for prop, field in properties():
-                yield f'  <property name="{prop.name}" type="{signature(field.type)}" access="read">'
-                yield _doc(3, field.doc)
-                yield "  </property>"
+                yield from _property(prop.name, field)
         yield " </interface>"
 
 

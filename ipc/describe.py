@@ -52,6 +52,7 @@ class Method(NamedTuple):
     access: Access
     opens: str  # name of a bool argument: when it is false, the call needs ADMIN
     relaxes: tuple[tuple[str, bool | str], ...]  # arguments: when all are so, the call needs ADMIN
+    tightens: bool  # the call needs only CHANGE where its `key` and `value` are one of `interface.TIGHTENS`
     errors: tuple[Error, ...]  # beside NotPermitted, InvalidArgument and Internal, which any method may answer
     stream: bool
     signal: str  # of a stream: on D-Bus, the name of the signal that carries each reply; empty: not on D-Bus
@@ -72,6 +73,10 @@ class Method(NamedTuple):
             return Access.ADMIN
         if self.relaxes and all(arguments.get(name) == value for name, value in self.relaxes):
             return Access.ADMIN
+        if self.tightens:
+            key, value = arguments.get("key"), arguments.get("value")
+            if isinstance(key, str) and isinstance(value, str) and (key, value) in interface.TIGHTENS:
+                return Access.CHANGE
         return self.access
 
 
@@ -130,7 +135,7 @@ def _method(function: str, spec: interface.Spec) -> Method:
     doc = inspect.getdoc(body) or ""
     returns = _field(spec.returns, returned) if spec.returns else None
     face, member = spec.name.split(".")
-    who = (spec.access, spec.opens, spec.relaxes)
+    who = (spec.access, spec.opens, spec.relaxes, spec.tightens)
     return Method(face, member, function, doc, tuple(parameters), returns, *who, spec.errors, spec.stream, spec.signal)
 
 

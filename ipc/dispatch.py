@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from ipc.access import Access, Caller, Transport, allowed, group_gid
 from ipc.describe import Method
 from ipc.errors import Error, ServiceError
-from ipc.interface import Service, Status
+from ipc.interface import KnownNetwork, Profile, Service, Status
 from ipc.values import Json, arguments, plain
 
 log = logging.getLogger("tunwarden.ipc")
@@ -53,7 +53,14 @@ class Dispatcher:
 
     def follow(self) -> AsyncGenerator[Status, None]:
         """The stream for a face's own use."""
-        return self._service.watch(Caller(os.getuid(), frozenset(), os.getpid(), Transport.DBUS))
+        return self._service.watch(_ourselves())
+
+    async def lists(self) -> tuple[tuple[Profile, ...], tuple[KnownNetwork, ...]]:
+        """All profiles and known networks, for a face's own use."""
+        known: list[KnownNetwork] = []
+        while page := await self._service.list_known(_ourselves(), start=len(known)):
+            known += page
+        return await self._service.list_profiles(_ourselves()), tuple(known)
 
     async def _authorise(
         self, method: Method, caller: Caller, given: Mapping[str, object], appeal: Appeal | None
@@ -72,3 +79,7 @@ class Dispatcher:
         else:
             why, remedy = "this needs root or the group tunwarden.", "Use sudo, or ask to be added to the group."
         raise ServiceError(Error.NOT_PERMITTED, what, why, remedy)
+
+
+def _ourselves() -> Caller:
+    return Caller(os.getuid(), frozenset(), os.getpid(), Transport.DBUS)

@@ -40,6 +40,8 @@ def access_text(method: Method) -> str:
     if method.relaxes:
         values = " and ".join(f"{name}={str(value).lower()}" for name, value in method.relaxes)
         return f"{text}; with {values}: {WHO[Access.ADMIN]}"
+    if method.tightens:
+        return f"{text}; with a key's strictest value: {WHO[Access.CHANGE]}"
     return text
 
 

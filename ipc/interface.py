@@ -25,7 +25,8 @@ INTERFACES = {
     "Networks": "The networks this machine is on, and those it knows.",
     "Prompts": "Questions that the daemon has for people about networks, and their answers.",
     "Profiles": "VPN configurations: brought as text, stored by the daemon, never given back.",
-    "Diagnostics": "Questions about the configuration.",
+    "Settings": "The settings in force, where each comes from, and those that users set.",
+    "Diagnostics": "Questions about the configuration, and what helps to find a fault.",
 }
 
 
@@ -50,6 +51,7 @@ class Spec(NamedTuple):
     returns: str  # name of the result on the wire; empty: nothing is returned
     opens: str  # name of a bool argument: when it is false, the call needs ADMIN
     relaxes: tuple[tuple[str, bool | str], ...]  # arguments: when all are so, the call needs ADMIN
+    tightens: bool  # the call needs only CHANGE where its `key` and `value` are one of TIGHTENS
     stream: bool  # replies until the caller hangs up (Varlink, with `more`)
     signal: str  # of a stream on D-Bus: it goes to the caller with each reply, until it leaves the bus
 
@@ -65,17 +67,41 @@ def method(
     returns: str = "",
     opens: str = "",
     relaxes: tuple[tuple[str, bool | str], ...] = (),
+    tightens: bool = False,
     stream: bool = False,
     signal: str = "",
 ) -> Callable[[F], F]:
     """Make a method of `Service` part of the interface, under `name`."""
 
     def mark(function: F) -> F:
-        SPECS[function.__name__] = Spec(name, access, errors, returns, opens, relaxes, stream, signal)
+        SPECS[function.__name__] = Spec(name, access, errors, returns, opens, relaxes, tightens, stream, signal)
         return function
 
     return mark
 
+
+# Settings that cannot relax anything, whatever they were before: the strictest value of each. All others need ADMIN:
+# what one of them relaxes depends on the rest: a longer prompt on an open network, a longer pause without kill switch.
+TIGHTENS = frozenset(
+    {
+        ("protection.kill_switch", "true"),
+        ("protection.lockdown", "true"),
+        ("protection.allow_lan", "false"),
+        ("protection.lan_subnets", ""),
+        ("wifi.unsecured", "auto_connect"),
+        ("wifi.unidentified", "auto_connect"),
+        ("wifi.secured", "auto_connect"),
+        ("wifi.prompt_fallback", "auto_connect"),
+        ("wifi.hold_while_asking", "true"),
+        ("wifi.criteria.weak_encryption", "true"),
+        ("wifi.criteria.enhanced_open", "true"),
+        ("wifi.criteria.wps", "true"),
+        ("wifi.criteria.common_names", "true"),
+        ("portal.detect", "false"),
+        ("wired.action", "auto_connect"),
+        ("cellular.action", "auto_connect"),
+    }
+)
 
 SECURITIES = (
     "unknown", "open", "owe-transition", "owe", "wep", "wpa", "wpa2", "wpa2-wpa3", "wpa3", "8021x", "8021x-192",
@@ -88,6 +114,7 @@ PROMPT_STATES = ("raised", "answered", "expired", "withdrawn")
 Name = Annotated[str, Longest(64)]  # of a profile
 Hex = Annotated[str, Longest(64)]  # of an SSID: two digits a byte
 PROFILE_BYTES = 1 << 20
+VALUE_BYTES = 4096  # of a setting as text
 KNOWN_BYTES = 256 << 10  # of saved networks as text
 SETTINGS_BYTES = 48 << 10  # fits, escaped as JSON, into a message from an unprivileged peer
 
@@ -155,6 +182,19 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class PortalLogin:
+    """What becomes of a login to a captive portal."""
+
+    state: Annotated[
+        str,
+        "`begun`: the caller can reach the portal; `done`: the portal is open; `expired`: its time is over; "
+        "`withdrawn`: the network was left, or protection is not wanted any more.",
+    ]
+    url: Annotated[str, "Where people log in; where nobody said, a page in whose place the portal answers."]
+    until: Annotated[int, "When it expires, in seconds since 1970 UTC."]
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A stored VPN configuration. Its keys never leave the daemon."""
 
@@ -184,6 +224,21 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting that users may change, unless the administrator has fixed it."""
+
+    key: Annotated[str, "The key, with the names of its tables: `wifi.secured`."]
+    value: Annotated[str, "What is in force, as ChangeSetting takes it."]
+    origin: Annotated[str, "`administrator`: a settings file says it, so it is fixed; `user`; `default`."]
+    place: Annotated[str | None, "File and line where the administrator says it; null: nowhere."]
+    default: Annotated[str, "The value that nobody has to set."]
+    own: Annotated[str | None, "What users set, also where it is not in force; null: nothing."]
+    kind: Annotated[str, "`boolean`, `choice`, `time`, `name` or `list`."]
+    allowed: Annotated[str, "The values it may have, in words."]
+    text: Annotated[str, "What it means, in a sentence."]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything a front-end shows. Published only after the kernel agreed."""
 
@@ -208,6 +263,7 @@ class Status:
     alarm: Annotated[str | None, "Packets may be leaving, and why: shown before all else; null: none."]
     rx_bytes: Annotated[int, "Bytes received through the tunnel since it was opened."]
     tx_bytes: Annotated[int, "Bytes sent through it."]
+    lists: Annotated[int, "Another number: the lists of profiles and known networks have changed. Read them anew."]
     sequence: Annotated[int, "Grows by one with each published status, so a reader sees that none was missed."]
     version: Annotated[str, "Version of the daemon."]
 
@@ -367,6 +423,17 @@ class Service(Protocol):
         """
         ...
 
+    @method("Networks.PortalLogin", Access.CHANGE, Error.NOT_NOW, returns="login", stream=True)
+    def portal_login(self, caller: Caller) -> AsyncGenerator[PortalLogin, None]:
+        """Log in to the captive portal that is in the way: the caller's process, and what it starts from now on, may.
+
+        They reach HTTP and HTTPS over the portal's link, and nothing else, with sockets made after the first reply,
+        `begun`; addresses of names are answered. Everybody else stays blocked. It lasts until the caller hangs up. The
+        second reply says what ended it before; then these processes reach nothing, and are ended after five seconds. On
+        the socket only (Varlink, with `more`).
+        """
+        ...
+
     # --- Prompts ---
 
     @method("Prompts.Waiting", Access.READ, returns="prompts")
@@ -419,6 +486,42 @@ class Service(Protocol):
     @method("Profiles.Remove", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.NOT_NOW)
     async def remove_profile(self, caller: Caller, name: Annotated[Name, "Its name."]) -> None:
         """Delete a stored profile and its keys."""
+        ...
+
+    # --- Settings ---
+
+    @method("Settings.ListSettings", Access.READ, returns="settings")
+    async def list_settings(self, caller: Caller) -> tuple[Setting, ...]:
+        """All settings but the rules for links and the saved networks, in the order of the settings file."""
+        ...
+
+    @method("Settings.ChangeSetting", Access.ADMIN, Error.LOCKED, Error.NO_SUCH_PROFILE, Error.NOT_NOW, tightens=True)
+    async def change_setting(
+        self,
+        caller: Caller,
+        key: Annotated[str, Longest(64), "The key, with the names of its tables: `wifi.secured`."],
+        value: Annotated[str, Longest(VALUE_BYTES), "As in the file, without quotes or brackets; lists with commas."],
+    ) -> None:
+        """Set a setting for this machine, for good. What the administrator's files say is Locked, and they are named.
+
+        Most settings can relax protection, so this needs root; the strictest value of each does not.
+        """
+        ...
+
+    @method("Settings.ResetSettings", Access.ADMIN, Error.NOT_NOW)
+    async def reset_settings(
+        self, caller: Caller, key: Annotated[str | None, Longest(64), "The key; null or empty: all of them."]
+    ) -> None:
+        """Forget what users set, so that the default counts. The default may be laxer, so this needs root."""
+        ...
+
+    @method(
+        "Settings.ImportSettings", Access.ADMIN, Error.LOCKED, Error.NO_SUCH_PROFILE, Error.NOT_NOW, returns="imported"
+    )
+    async def import_settings(
+        self, caller: Caller, text: Annotated[str, Longest(SETTINGS_BYTES), "The layout of the settings file."]
+    ) -> int:
+        """Set all that the text says, and forget what users set besides: all or nothing. Returns how many."""
         ...
 
     # --- Diagnostics ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -11,11 +12,12 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ipc.access import NOBODY, Caller, Transport
 
-SO_PEERGROUPS = 59  # asm-generic/socket.h; not in Python's socket module
+SO_PEERGROUPS, SO_PEERPIDFD = 59, 77  # asm-generic/socket.h; not in Python's socket module
 UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -66,6 +68,24 @@ def peer(sock: socket.socket, transport: Transport) -> Caller:
         return Caller(uid, frozenset({gid, *_groups(sock)}), pid, transport)
     else:  # noqa: RET505  LOCAL_PEERCRED comes with the macOS backend; until then nobody may change anything
         return Caller(NOBODY, frozenset(), 0, transport)
+
+
+@contextmanager
+def process(sock: socket.socket, caller: Caller) -> Iterator[Caller]:
+    """The caller with the pidfd of the process that connected, for as long as the context lasts."""
+    pidfd: int | None = None
+    if sys.platform == "linux" and caller.transport is Transport.SOCKET and caller.pid:
+        with contextlib.suppress(OSError):
+            try:
+                pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)  # Linux 6.5
+            except OSError:
+                # It connected a moment ago: for its number to be another's now, all numbers must have been used since.
+                pidfd = os.pidfd_open(caller.pid)
+    try:
+        yield replace(caller, process=pidfd)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:

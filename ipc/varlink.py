@@ -95,7 +95,12 @@ class Varlink:
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: Transport
     ) -> None:
-        caller = sockets.peer(_socket_of(writer), transport)
+        sock = _socket_of(writer)
+        with sockets.process(sock, sockets.peer(sock, transport)) as caller:
+            await self._serve(caller, reader, writer)
+
+    async def _serve(self, caller: Caller, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = caller.transport
         connection = Connection(self._dispatcher, self._standard, self._limits, caller, reader, writer)
         everyone, own = (transport, -1), (transport, caller.uid)
         self._counts.update((everyone, own))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from dbus_fast import Variant
@@ -30,6 +31,16 @@ DISCONNECTED, PREPARE, CONFIG, IP_CONFIG, ACTIVATED, DEACTIVATING = 30, 40, 50, 
 STATE_DISCONNECTED, STATE_CONNECTING, STATE_GLOBAL = 20, 40, 70  # NMState
 ACTIVATING, ACTIVE_NOW = 1, 2  # NMActiveConnectionState
 NOTHING = "/"
+
+
+class Said:
+    """A value, spelled as dbusmock's Python needs it: its library takes bytes for text."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"dbus.ByteArray({self._value!r})" if isinstance(self._value, bytes) else repr(self._value)
 
 
 class NetworkManagerStandIn:
@@ -69,12 +80,19 @@ class NetworkManagerStandIn:
         self._mock(WIFI, "AddProperties", "sa{sv}", WIRELESS, extra)
         self._mock(WIFI, "AddProperties", "sa{sv}", DEVICE, {"HwAddress": Variant("s", wifi_mac.upper())})
         self._mock(WIRED, "AddProperties", "sa{sv}", DEVICE, {"HwAddress": Variant("s", wired_mac.upper())})
+        self.settings({})
 
     @property
     def client(self) -> BusClient:
         """The connection to the laptop's system bus; tests may use it for calls of their own."""
         assert self._client is not None, "ready() first"
         return self._client
+
+    def settings(self, sections: Mapping[str, Mapping[str, object]]) -> None:
+        """Those of the connection that the Wi-Fi device uses next, by section and name."""
+        told = {section: {name: Said(value) for name, value in part.items()} for section, part in sections.items()}
+        code = f"ret = ({told!r}, 1)"
+        self._mock(WIFI, "AddMethod", "sssss", DEVICE, "GetAppliedConnection", "u", "a{sa{sv}}t", code)
 
     def associating(self, path: str = WIFI) -> None:
         """The user chose a network: the card authenticates and associates. Nothing is known of the network yet."""

@@ -34,6 +34,10 @@ connect_timeout = "4s"
 retry_first = "500ms"
 retry_longest = "2s"
 
+# Probes for captive portals would be leaks to the meter: tests/netns/test_portal.py switches them on.
+[portal]
+detect = false
+
 [[known]]
 ssid = "Home"
 security = "wpa2"

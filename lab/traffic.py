@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,36 +24,28 @@ class Tried:
     answered: int  # the internet answered
 
 
-class Traffic:
-    """Nine kinds of traffic, `rate` tries a second each: UDP, TCP and ICMP of both families, DNS to every resolver
-    there is, and UDP from sockets bound to the physical link.
+class Talker:
+    """The program `talker.py` with that plan, on the laptop.
 
     A context manager; `counts` holds what was tried once it has been left (or `stop()` was called).
     """
 
-    def __init__(self, laptop: Host, plan: Plan, python: str, rate: float, device: str) -> None:
+    def __init__(self, laptop: Host, python: str, plan: Mapping[str, object]) -> None:
         self.counts: dict[str, Tried] = {}
         self._laptop = laptop
-        resolvers = (plan.cafe.host4(1), plan.cafe.host6(1), plan.home.host4(1), plan.internet4, plan.internet6)
-        inside = (*plan.site.inside_server, *plan.other_site.inside_server)
-        task = {
-            "rate": rate, "device": device, "target4": str(plan.internet4), "target6": str(plan.internet6),
-            "resolvers": [str(address) for address in (*resolvers, *inside)],
-            "echo_port": ECHO_PORT, "web_port": WEB_PORT,
-        }  # fmt: skip
-        self._argv = (python, "-I", "-S", str(TALKER), json.dumps(task))
+        self._argv = (python, "-I", "-S", str(TALKER), json.dumps(plan))
         self._process: Process | None = None
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Talker:
         self._process = self._laptop.start(*self._argv)
-        self._process.wait_output("running")
+        self._process.wait_output("running", 60)
         return self
 
     def stop(self) -> dict[str, Tried]:
         """End the traffic and return the counts by kind. Raises LabError when it died before."""
         if self._process is not None:
             process, self._process = self._process, None
-            if process.stop() != 0:
+            if process.stop(60) != 0:
                 raise LabError(f"the traffic died: {process.output()}")
             counts = json.loads(process.output().splitlines()[-1])
             self.counts = {kind: Tried(**one) for kind, one in counts.items()}
@@ -60,3 +53,21 @@ class Traffic:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
         self.stop()
+
+
+class Traffic(Talker):
+    """Nine kinds of traffic, `rate` tries a second each: UDP, TCP and ICMP of both families, DNS to every resolver
+    there is, and UDP from sockets bound to the physical link.
+    """
+
+    def __init__(self, laptop: Host, plan: Plan, python: str, rate: float, device: str) -> None:
+        resolvers = (plan.cafe.host4(1), plan.cafe.host6(1), plan.home.host4(1), plan.internet4, plan.internet6)
+        inside = (*plan.site.inside_server, *plan.other_site.inside_server)
+        super().__init__(
+            laptop, python,
+            {
+                "rate": rate, "device": device, "target4": str(plan.internet4), "target6": str(plan.internet6),
+                "resolvers": [str(address) for address in (*resolvers, *inside)],
+                "echo_port": ECHO_PORT, "web_port": WEB_PORT,
+            },
+        )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policies.common_ssids import is_common
-from policies.facts import Security, WifiNetwork
+from policies.facts import Endpoint, Evidence, Security, WifiNetwork
 from policies.known import names
 from policies.settings import Criteria, KnownNetwork, Settings, has_accounts, proves_identity
 
@@ -32,6 +32,7 @@ class Reason(StrEnum):
     SAVED = "saved"
     SAVED_ACCESS_POINT = "saved-access-point"
     SAVED_GATEWAY = "saved-gateway"
+    SAVED_BEACON = "saved-beacon"
     NEW_ACCESS_POINT = "new-access-point"
     ENCRYPTED = "encrypted"
     OPEN = "open"
@@ -47,18 +48,27 @@ class Reason(StrEnum):
     IMPOSTOR_KIND = "impostor-kind"
     IMPOSTOR_ACCESS_POINT = "impostor-access-point"
     IMPOSTOR_GATEWAY = "impostor-gateway"
+    IMPOSTOR_BEACON = "impostor-beacon"
+    EVIDENCE_GATEWAY_MOVED = "evidence-gateway-moved"
+    EVIDENCE_SECOND_DHCP_SERVER = "evidence-second-dhcp-server"
+    EVIDENCE_DHCP_ROUTES = "evidence-dhcp-routes"
+    EVIDENCE_ROGUE_ROUTER = "evidence-rogue-router"
+    EVIDENCE_EVIL_TWIN = "evidence-evil-twin"
     UNPROVEN = "unproven"
     MALFORMED = "malformed"
     SECURITY_UNREADABLE = "security-unreadable"
     NAME_UNREADABLE = "name-unreadable"
     ACCESS_POINT_UNREADABLE = "access-point-unreadable"
     GATEWAY_UNREADABLE = "gateway-unreadable"
+    BEACON_UNSEEN = "beacon-unseen"
+    BEACON_SILENT = "beacon-silent"
 
 
 SENTENCES: dict[Reason, str] = {
     Reason.SAVED: "You saved this network, and it is protected as well as then.",
     Reason.SAVED_ACCESS_POINT: "The access point is one of those you saved.",
     Reason.SAVED_GATEWAY: "The router is one of those you saved.",
+    Reason.SAVED_BEACON: "Its beacon has proven that it is the one you saved.",
     Reason.NEW_ACCESS_POINT: "Its access points are being learned, and this one has not been met before.",
     Reason.ENCRYPTED: "The network is encrypted and asks for a password or an account.",
     Reason.OPEN: "The network is open: everybody nearby can read and change what is not encrypted otherwise.",
@@ -76,6 +86,16 @@ SENTENCES: dict[Reason, str] = {
     Reason.IMPOSTOR_ACCESS_POINT: "It has the name of a network you saved, but a foreign access point: "
     "it may be an imitation.",
     Reason.IMPOSTOR_GATEWAY: "It has the name of a network you saved, but a foreign router: it may be an imitation.",
+    Reason.IMPOSTOR_BEACON: "It has the name of a network you saved, but its beacon shows another certificate: "
+    "it may be an imitation.",
+    Reason.EVIDENCE_GATEWAY_MOVED: "Two devices here claim to be the router: one of them may be reading everything.",
+    Reason.EVIDENCE_SECOND_DHCP_SERVER: "Two devices here assign addresses, and disagree about the way out: "
+    "one of them may be an attacker's.",
+    Reason.EVIDENCE_DHCP_ROUTES: "The network asks for traffic that is none of its business, as an attacker would "
+    "who wants it past the VPN.",
+    Reason.EVIDENCE_ROGUE_ROUTER: "A second device here says that it is the router: it may be an attacker's.",
+    Reason.EVIDENCE_EVIL_TWIN: "There are access points of this name that do not belong together: "
+    "one may be an imitation.",
     Reason.UNPROVEN: "You saved this network, but without a password anybody can imitate it.",
     Reason.MALFORMED: "The network's announcement is damaged or forged.",
     Reason.SECURITY_UNREADABLE: "How the network is protected could not be read.",
@@ -83,8 +103,18 @@ SENTENCES: dict[Reason, str] = {
     Reason.ACCESS_POINT_UNREADABLE: "You saved certain access points of this network; which one this is "
     "could not be read.",
     Reason.GATEWAY_UNREADABLE: "You saved certain routers of this network; which one this is has not been seen.",
+    Reason.BEACON_UNSEEN: "You saved a beacon of this network, which has not been asked yet.",
+    Reason.BEACON_SILENT: "You saved a beacon of this network, and it does not answer.",
 }
-_MISSING = frozenset((Reason.ACCESS_POINT_UNREADABLE, Reason.GATEWAY_UNREADABLE))
+_EVIDENCE = {
+    Evidence.GATEWAY_MOVED: Reason.EVIDENCE_GATEWAY_MOVED,
+    Evidence.SECOND_DHCP_SERVER: Reason.EVIDENCE_SECOND_DHCP_SERVER,
+    Evidence.DHCP_ROUTES: Reason.EVIDENCE_DHCP_ROUTES,
+    Evidence.ROGUE_ROUTER: Reason.EVIDENCE_ROGUE_ROUTER,
+    Evidence.EVIL_TWIN: Reason.EVIDENCE_EVIL_TWIN,
+}
+_COMING = frozenset((Reason.GATEWAY_UNREADABLE, Reason.BEACON_UNSEEN, Reason.BEACON_SILENT))
+_MISSING = _COMING | {Reason.ACCESS_POINT_UNREADABLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,36 +123,50 @@ class Classification:
 
     `known` is set also where the network meets the entry's demands but is of a kind that proves nothing (open, OWE,
     WEP): then the verdict is not KNOWN, and the entry can only tighten, for KnownNetwork refuses others. An impostor
-    and a network that could not be read whole have none.
+    and a network that could not be read whole have none. Where there is evidence of an attacker nothing is KNOWN.
     """
 
     verdict: Verdict
     reasons: tuple[Reason, ...]  # never empty
     known: KnownNetwork | None = None
+    awaited: tuple[KnownNetwork, ...] = ()  # saved entries that it would be, if a router or beacon would but answer
 
     @property
     def awaits_proof(self) -> bool:
-        """Whether the router's address would settle it: worth a short wait before the verdict counts."""
-        return self.reasons == (Reason.GATEWAY_UNREADABLE,)
+        """Whether proofs that may still come would settle it: worth a short wait before the verdict counts."""
+        return bool(self.awaited)
+
+    @property
+    def beacons(self) -> tuple[Endpoint, ...]:
+        """Whom to ask for a proof."""
+        return tuple(dict.fromkeys(entry.beacon for entry in self.awaited if entry.beacon))
 
 
 def classify(network: WifiNetwork, settings: Settings) -> Classification:
     """The verdict on a Wi-Fi network; any input has one."""
-    entry, shortfalls = _match(network, settings.known)
+    entry, shortfalls, awaited = _match(network, settings.known)
     doubts = tuple(_doubts(network))
+    if doubts or not proves_identity(network.security):
+        awaited = ()
     if _MISSING.intersection(shortfalls):  # it may still be itself: no alarm, and no trust
         doubts, shortfalls = (*doubts, *shortfalls), ()
-    if entry is not None and not doubts and entry.can_be_proven and proves_identity(network.security):
+    proven = entry is not None and not doubts and entry.can_be_proven and proves_identity(network.security)
+    if entry is not None and proven and not network.evidence:
         return Classification(Verdict.KNOWN, tuple(_proofs(network, entry)), entry)
     if doubts:
         entry = None
-    unproven = (Reason.UNPROVEN,) if entry is not None else ()
-    weaknesses = dict.fromkeys((*shortfalls, *_weaknesses(network, settings.wifi.criteria)))
+    unproven = (Reason.UNPROVEN,) if entry is not None and not proven else ()
+    weaknesses = dict.fromkeys((*reasons(network.evidence), *shortfalls, *_weaknesses(network, settings.wifi.criteria)))
     if weaknesses:
-        return Classification(Verdict.UNSECURED, (*weaknesses, *unproven, *doubts), entry)
+        return Classification(Verdict.UNSECURED, (*weaknesses, *unproven, *doubts), entry, awaited)
     if doubts:
-        return Classification(Verdict.UNIDENTIFIED, doubts)
+        return Classification(Verdict.UNIDENTIFIED, doubts, awaited=awaited)
     return Classification(Verdict.SECURED, (Reason.ENCRYPTED, *unproven), entry)
+
+
+def reasons(evidence: frozenset[Evidence]) -> tuple[Reason, ...]:
+    """What was found, in a lasting order."""
+    return tuple(reason for found, reason in _EVIDENCE.items() if found in evidence)
 
 
 def learned(network: WifiNetwork, found: Classification) -> KnownNetwork | None:
@@ -144,6 +188,8 @@ def _proofs(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
         yield Reason.SAVED_ACCESS_POINT if network.bssid in entry.bssids else Reason.NEW_ACCESS_POINT
     if entry.gateways:
         yield Reason.SAVED_GATEWAY
+    if entry.beacon:
+        yield Reason.SAVED_BEACON
 
 
 def _doubts(network: WifiNetwork) -> Iterator[Reason]:
@@ -179,20 +225,29 @@ def _weaknesses(network: WifiNetwork, criteria: Criteria) -> Iterator[Reason]:
         yield Reason.COMMON_NAME
 
 
-def _match(network: WifiNetwork, known: tuple[KnownNetwork, ...]) -> tuple[KnownNetwork | None, tuple[Reason, ...]]:
-    """The first saved entry that holds; else what one lacks that may still hold; else why each of the name does not."""
+_Match = tuple[KnownNetwork | None, tuple[Reason, ...], tuple[KnownNetwork, ...]]
+
+
+def _match(network: WifiNetwork, known: tuple[KnownNetwork, ...]) -> _Match:
+    """The first saved entry that holds; else what one lacks that may still hold; else why each of the name does not.
+
+    With the entries that lack only what may still come.
+    """
     missing: tuple[Reason, ...] = ()
     wrong: dict[Reason, None] = {}
+    awaited = []
     for entry in names(known).find(network.ssid):
         shortfalls = tuple(_wrong(network, entry))
         if not shortfalls:
             lacking = tuple(_lacking(network, entry))
             if not lacking:
-                return entry, ()
+                return entry, (), ()
             missing = missing or lacking
+            if entry.can_be_proven and _COMING.issuperset(lacking):
+                awaited.append(entry)
         elif entry.can_be_proven or not entry.pattern:  # a pattern for strangers says nothing about whose they are
             wrong.update(dict.fromkeys(shortfalls))
-    return None, missing or tuple(wrong)
+    return None, missing or tuple(wrong), tuple(awaited)
 
 
 def _wrong(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
@@ -209,6 +264,8 @@ def _wrong(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
         yield Reason.IMPOSTOR_ACCESS_POINT
     if entry.gateways and len(network.gateway_mac) == 6 and network.gateway_mac not in entry.gateways:
         yield Reason.IMPOSTOR_GATEWAY
+    if entry.beacon and (shown := _shown_by(network, entry.beacon)) and shown != entry.beacon_sha256:
+        yield Reason.IMPOSTOR_BEACON
 
 
 def _lacking(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
@@ -216,6 +273,13 @@ def _lacking(network: WifiNetwork, entry: KnownNetwork) -> Iterator[Reason]:
         yield Reason.ACCESS_POINT_UNREADABLE
     if entry.gateways and len(network.gateway_mac) != 6:
         yield Reason.GATEWAY_UNREADABLE
+    if entry.beacon and not (shown := _shown_by(network, entry.beacon)):
+        yield Reason.BEACON_UNSEEN if shown is None else Reason.BEACON_SILENT
+
+
+def _shown_by(network: WifiNetwork, beacon: Endpoint) -> bytes | None:
+    """The SHA-256 of the certificate that a beacon has proven to hold; empty: it is silent; None: nobody asked it."""
+    return next((shown for asked, shown in network.beacons if asked == beacon), None)
 
 
 def _binding(entry: KnownNetwork) -> bool:

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network
 from typing import assert_never
 
-from policies.classify import Classification, Verdict, classify
-from policies.facts import Facts, Link, LinkKind, ProfileFacts
+from policies.classify import Classification, Verdict, classify, reasons
+from policies.facts import Endpoint, Evidence, Facts, Link, LinkKind, ProfileFacts, Reach, WifiNetwork
 from policies.settings import Settings, WifiAction
 from policies.states import Cause, Target
 
@@ -37,8 +37,10 @@ class Rule(StrEnum):
     ANSWER = "answer to the prompt"
     MANUAL = "your own choice, without a prompt"
     WANTED = "protection is wanted already: nothing to ask"
+    HOSTILE = "evidence of an attacker"
     FALLBACK = "fallback of the prompt: nobody answered"
     PENDING = "being identified"
+    OFFLINE = "no Internet behind it: nothing to ask yet"
     DEFAULT = "default"
 
 
@@ -95,6 +97,12 @@ class Decision:
     lan_subnets: tuple[IPv4Network | IPv6Network, ...]  # the administrator's own local networks
     inside: tuple[tuple[str, IPv4Network | IPv6Network], ...]  # links to containers and VMs, and their networks
     routable: bool  # whether a network has a way to the profile's server
+    portal: bool  # every such way is known to lead to a captive portal
+    offline: frozenset[str]  # uplinks known to have no Internet behind them: nobody is asked about those
+    beacons: tuple[tuple[str, Endpoint], ...]  # uplinks, and servers there that marked packets ask for a proof
+    login: frozenset[str]  # uplinks over which marked packets may look for a captive portal, and log in to it
+    tree: frozenset[str] = frozenset()  # uplinks over which people log in now, in one marked process tree
+    tree_dns: int = 0  # port of the loopback where DNS of that process tree is answered
     closed: Cause | None = None  # stay closed whatever is wanted, and why
     set_up: bool = True  # False: no profile was ever imported, so automation has nothing to connect to
 
@@ -107,6 +115,11 @@ class Decision:
     def hold(self) -> bool:
         """Whether everything waits for an identification or an answer: no other uplink is there to be used."""
         return bool(self.held) and len(self.held) == len(self.judgements)
+
+    @property
+    def waits_for_internet(self) -> bool:
+        """Whether people would be asked, if only there were Internet behind the network."""
+        return not self.asking and any(each.rule is Rule.OFFLINE for each in self.judgements)
 
 
 def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
@@ -122,10 +135,14 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
     set_up = bool(facts.profiles) or facts.profiles_damaged or named
     closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None
     askable = set_up and closed is None
-    answers = _answers(judged, settings, intent, chosen, ask=askable and facts.agents > 0)
-    judgements = tuple(_answered(each, answers) for each in judged)
-    asking = frozenset(each.ifname for each in judgements if each.action is WifiAction.PROMPT)
-    held = pending | asking if settings.wifi.hold_while_asking else pending
+    offline = frozenset(link.ifname for link in facts.uplinks if _reach(link, facts) is Reach.NOTHING)
+    answers = _answers(
+        judged, settings, intent, chosen, offline if askable else frozenset(), askable and facts.agents > 0
+    )
+    judgements = tuple(_answered(each, answers, offline) for each in judged)
+    unanswered = frozenset(each.ifname for each in judgements if each.action is WifiAction.PROMPT)
+    held = pending | unanswered if settings.wifi.hold_while_asking else pending
+    ways = _ways(facts, profile)
     return Decision(
         target=chosen or _target(judgements, intent.target, set_up),
         judgements=judgements,
@@ -133,7 +150,7 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         manual=manual,
         # Before there is a profile, or while everything is closed, nothing is settled: it may be asked later.
         answers=_kept(answers, judgements, intent) if askable else intent.answers,
-        asking=asking,
+        asking=unanswered - offline,
         held=held,
         usable=_usable(facts, held),
         profile=profile,
@@ -142,7 +159,13 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         lan=_lan(judgements, settings) - held,
         lan_subnets=settings.protection.lan_subnets,
         inside=_inside(facts),
-        routable=_routable(facts, profile),
+        routable=bool(ways),
+        portal=_portal(ways - held, facts),
+        offline=offline,
+        beacons=() if closed else _beacons(judgements, facts),
+        login=frozenset() if closed else (facts.probing | facts.login) & {each.ifname for each in judged} - pending,
+        tree=frozenset() if closed else facts.login & {each.ifname for each in judged} - pending,
+        tree_dns=facts.login_dns,
         closed=closed,
         set_up=set_up,
     )
@@ -151,6 +174,9 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
 def intent_after(intent: Intent, decision: Decision) -> Intent:
     """The intent that a decision leads to."""
     return replace(intent, target=decision.target, manual=decision.manual, answers=decision.answers)
+
+
+_LAXITY = (WifiAction.AUTO_CONNECT, WifiAction.PROMPT, WifiAction.IGNORE, WifiAction.DISCONNECT)
 
 
 def _judge(link: Link, facts: Facts, settings: Settings) -> Judgement:
@@ -179,13 +205,28 @@ def _judge_wifi(link: Link, name: str, facts: Facts, settings: Settings) -> Judg
     network = facts.network(link.ifname)
     if network is None and link.ifname not in facts.overdue:
         return Judgement(link.ifname, link.kind, None, Rule.PENDING, name)
-    found = classify(network, settings) if network else Classification(Verdict.UNIDENTIFIED, (), None)
+    evidence = facts.evidence.get(link.ifname, frozenset())
+    found = _classified(network, settings, evidence)
     if found.awaits_proof and link.ifname not in facts.overdue:
         return Judgement(link.ifname, link.kind, None, Rule.PENDING, name, found)
-    rule = Rule.VERDICT
+    action, rule = _by_verdict(found, settings)
+    if evidence:  # it only tightens, whatever the settings say of networks where there is none
+        calm, _ = _by_verdict(_classified(network, settings, frozenset()), settings)
+        strictest = min(settings.wifi.hostile, calm, action, key=_LAXITY.index)
+        action, rule = (action, rule) if strictest is action else (strictest, Rule.HOSTILE)
+    return Judgement(link.ifname, link.kind, action, rule, name, found)
+
+
+def _classified(network: WifiNetwork | None, settings: Settings, evidence: frozenset[Evidence]) -> Classification:
+    if network is not None:
+        return classify(replace(network, evidence=evidence), settings)
+    return Classification(Verdict.UNSECURED if evidence else Verdict.UNIDENTIFIED, reasons(evidence))
+
+
+def _by_verdict(found: Classification, settings: Settings) -> tuple[WifiAction, Rule]:
+    own, rule = found.known.action if found.known else None, Rule.VERDICT
     match found.verdict:
         case Verdict.KNOWN:
-            own = found.known.action if found.known else None
             action, rule = (own, Rule.KNOWN) if own else (WifiAction.IGNORE, Rule.DEFAULT)
         case Verdict.UNSECURED:
             action = settings.wifi.unsecured
@@ -195,15 +236,24 @@ def _judge_wifi(link: Link, name: str, facts: Facts, settings: Settings) -> Judg
             action = settings.wifi.secured
         case _:
             assert_never(found.verdict)
-    if found.verdict is not Verdict.KNOWN and found.known and found.known.action is WifiAction.AUTO_CONNECT:
-        action, rule = WifiAction.AUTO_CONNECT, Rule.KNOWN  # a saved network that proves nothing can only tighten
-    return Judgement(link.ifname, link.kind, action, rule, name, found)
+    if found.verdict is not Verdict.KNOWN and own and _LAXITY.index(own) <= _LAXITY.index(action):
+        action, rule = own, Rule.KNOWN  # a saved network that proves nothing can only tighten
+    return action, rule
 
 
 def _answers(
-    judged: tuple[Judgement, ...], settings: Settings, intent: Intent, chosen: Target | None, ask: bool
+    judged: tuple[Judgement, ...],
+    settings: Settings,
+    intent: Intent,
+    chosen: Target | None,
+    offline: frozenset[str],
+    ask: bool,
 ) -> tuple[Answer, ...]:
-    """What is settled of the prompts that the rules ask for; about the others people are asked now."""
+    """What is settled of the prompts that the rules ask for; about the others people are asked now.
+
+    But for those without Internet: they wait until there is some, also for their fallback.
+    """
+    waits = {each.network for each in judged if each.ifname in offline}
     prompts = [each.network for each in judged if each.action is WifiAction.PROMPT]
     earlier = {each.network: each for each in intent.answers}
     settled = {}
@@ -214,7 +264,7 @@ def _answers(
             settled[network] = Answer(network, action, Rule.MANUAL)
         elif before and before.rule is not Rule.FALLBACK:
             settled[network] = before
-        elif before or not ask:
+        elif before or (not ask and network not in waits):
             settled[network] = Answer(network, settings.wifi.prompt_fallback, Rule.FALLBACK)
     actions = {each.action for each in judged} | {each.action for each in settled.values()}
     if intent.target is Target.PROTECTED or WifiAction.AUTO_CONNECT in actions:
@@ -223,10 +273,12 @@ def _answers(
     return tuple(settled.values())
 
 
-def _answered(judgement: Judgement, answers: tuple[Answer, ...]) -> Judgement:
+def _answered(judgement: Judgement, answers: tuple[Answer, ...], offline: frozenset[str]) -> Judgement:
     answer = next((each for each in answers if each.network == judgement.network), None)
-    if judgement.action is not WifiAction.PROMPT or answer is None:
+    if judgement.action is not WifiAction.PROMPT:
         return judgement
+    if answer is None:
+        return replace(judgement, rule=Rule.OFFLINE) if judgement.ifname in offline else judgement
     return replace(judgement, action=answer.action, rule=answer.rule)
 
 
@@ -285,7 +337,9 @@ def _lan(judgements: tuple[Judgement, ...], settings: Settings) -> frozenset[str
 
 def _allows_lan(judgement: Judgement, settings: Settings) -> bool:
     found = judgement.classification
-    own = found.known.allow_lan if found and found.known and found.verdict is Verdict.KNOWN else None
+    own = found.known.allow_lan if found and found.known else None
+    if own and found and found.verdict is not Verdict.KNOWN:
+        own = None  # it can only tighten
     return settings.protection.allow_lan if own is None else own
 
 
@@ -300,17 +354,40 @@ def _inside(facts: Facts) -> tuple[tuple[str, IPv4Network | IPv6Network], ...]:
     )
 
 
-def _routable(facts: Facts, profile: ProfileFacts | None) -> bool:
-    """Whether a packet to one of the servers has a gateway, or the server is a neighbour.
+def _ways(facts: Facts, profile: ProfileFacts | None) -> frozenset[str]:
+    """The uplinks over which a packet to one of the servers has a gateway, or the server is a neighbour.
 
-    An attempt without that would lose its first handshake, and WireGuard waits five seconds before the next.
+    An attempt without any would lose its first handshake, and WireGuard waits five seconds before the next.
     """
     servers = profile.endpoints if profile else ()
-    return any(
-        any(gateway.version == server.address.version for gateway in link.gateways)
-        or any(
-            server.address in address.network for address in link.addresses if address.version == server.address.version
-        )
-        for link in facts.uplinks
-        for server in servers
+    return frozenset(link.ifname for link in facts.uplinks for server in servers if _leads_to(link, server))
+
+
+def _leads_to(link: Link, server: Endpoint) -> bool:
+    version = server.address.version
+    return any(gateway.version == version for gateway in link.gateways) or any(
+        server.address in address.network for address in link.addresses if address.version == version
     )
+
+
+def _beacons(judgements: tuple[Judgement, ...], facts: Facts) -> tuple[tuple[str, Endpoint], ...]:
+    """Whom to ask over which link: what a verdict waits for, also when it has not come in time."""
+    links = {link.ifname: link for link in facts.uplinks}
+    return tuple(
+        (each.ifname, server)
+        for each in judgements
+        if each.classification
+        for server in each.classification.beacons
+        if _leads_to(links[each.ifname], server)
+    )
+
+
+def _portal(ways: frozenset[str], facts: Facts) -> bool:
+    """Whether a captive portal is in every way: where one leads elsewhere, or nobody knows, a tunnel is tried."""
+    return bool(ways) and all(_reach(link, facts) is Reach.PORTAL for link in facts.uplinks if link.ifname in ways)
+
+
+def _reach(link: Link, facts: Facts) -> Reach | None:
+    """What is known to be behind a link."""
+    found = facts.internet.get(link.ifname)
+    return found.reach if found else None

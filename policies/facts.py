@@ -182,6 +182,7 @@ class Facts:
     evidence: Mapping[str, frozenset[Evidence]] = field(default_factory=dict)
     probing: frozenset[str] = frozenset()  # ifnames: marked probes for a captive portal may leave
     login: frozenset[str] = frozenset()  # ifnames: people log in to a captive portal, in one marked process tree
+    login_dns: int = 0  # port of the loopback where DNS of that process tree is answered
     profiles: Mapping[str, ProfileFacts] = field(default_factory=dict)
     profiles_damaged: bool = False  # there is a stored profile that cannot be read
     agents: int = 0  # programs of people who may answer a prompt, listening now

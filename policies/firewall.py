@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import assert_never
 
@@ -11,6 +11,9 @@ from policies.facts import Address, Endpoint, Tunnel
 from policies.states import Cause, Phase, State, Target
 
 MARK = 0x74756E77  # "tunw": packets that carry it are the VPN's own handshakes; also the id of our routing table
+# Packets of the process tree in which people log in to a captive portal, for as long as they do. A mark of its own, so
+# that a socket that outlives the login is nothing to any rule. With MARK, it would reach the VPN server (L3).
+LOGIN_MARK = MARK ^ 1
 TUNNEL_IFNAME = "tunwarden0"
 
 # What "the local network" means is constant: a hostile DHCP server must not widen it (TunnelCrack LocalNet, L8).
@@ -25,6 +28,10 @@ LAN_MULTICAST: tuple[IPv4Network | IPv6Network, ...] = tuple(
         "ff01::/16", "ff02::/16", "ff03::/16", "ff04::/16", "ff05::/16",
     )
 )  # fmt: skip
+
+# What a captive portal and its login need: DNS, HTTP, HTTPS. Protocol and ports; no QUIC, which no portal needs.
+LOGIN: tuple[tuple[str, tuple[int, ...]], ...] = (("tcp", (53, 80, 443)), ("udp", (53,)))
+TREE_PORTS = (80, 443)  # TCP, of the process tree; its DNS is answered by us
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,10 @@ class FirewallPolicy:
     lan: frozenset[str] = frozenset()  # links over which the constant LAN networks may be reached, DNS excepted
     lan_subnets: tuple[IPv4Network | IPv6Network, ...] = ()  # the administrator's own, beside LAN; never public ones
     inside: tuple[tuple[str, IPv4Network | IPv6Network], ...] = ()  # links to containers and VMs, and their networks
+    beacons: tuple[tuple[str, Endpoint], ...] = ()  # links, and servers that packets with MARK reach there; replies in
+    login: frozenset[str] = frozenset()  # links: packets with MARK may also go to LOGIN, replies to those come in
+    tree: frozenset[str] = frozenset()  # links: packets with LOGIN_MARK may go to TREE_PORTS, replies to those come in
+    tree_dns: int = 0  # port of the loopback that DNS with LOGIN_MARK is led to, and nobody else reaches
     capture: bool = False  # routing layer: unmarked traffic sees only our table, which ends in `unreachable`
 
     @property
@@ -52,13 +63,27 @@ class FirewallPolicy:
 
 def firewall(state: State, decision: Decision) -> FirewallPolicy:
     """What may pass in a state. README.md has the table that this function is."""
+    policy = _in_phase(state, decision)
+    return replace(policy, beacons=tuple(each for each in decision.beacons if each[0] not in policy.cleared))
+
+
+def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
     guarded = tuple(address.ip for address in state.profile.addresses) if state.profile else ()
     match state.phase:
         case Phase.IDLE:
             return FirewallPolicy(Phase.IDLE, cleared=decision.usable, guarded=guarded)
-        case Phase.HELD | Phase.PORTAL:
-            # A portal's login passes through a marked process tree; until that exists a portal is as closed as a hold.
-            return FirewallPolicy(state.phase, guarded=guarded, capture=True)
+        case Phase.HELD:
+            return FirewallPolicy(Phase.HELD, guarded=guarded, login=decision.login, capture=True)
+        case Phase.PORTAL:
+            return FirewallPolicy(
+                Phase.PORTAL,
+                cleared=_unswitched(state, decision),
+                guarded=guarded,
+                login=decision.login,
+                tree=decision.tree,
+                tree_dns=decision.tree_dns if decision.tree else 0,
+                capture=not _unswitched(state, decision),
+            )
         case Phase.CONNECTING | Phase.RECONNECTING:
             servers = state.profile.endpoints if state.profile else ()
             return FirewallPolicy(
@@ -69,6 +94,7 @@ def firewall(state: State, decision: Decision) -> FirewallPolicy:
                 lan=decision.lan,
                 lan_subnets=decision.lan_subnets,
                 inside=decision.inside,
+                login=decision.login,
                 capture=not _unswitched(state, decision),
             )
         case Phase.CONNECTED:
@@ -90,6 +116,7 @@ def firewall(state: State, decision: Decision) -> FirewallPolicy:
                 lan=frozenset() if decision.closed else decision.lan,
                 lan_subnets=decision.lan_subnets,
                 inside=() if decision.closed else decision.inside,
+                login=decision.login if state.phase is Phase.BLOCKED else frozenset(),
                 capture=not _unswitched(state, decision),
             )
         case _:

@@ -20,6 +20,7 @@ The file, with its defaults. Every table and key may be absent.
     unsecured = "prompt"
     unidentified = "prompt"          # never laxer than unsecured; absent: like unsecured, but at least prompt
     secured = "ignore"
+    hostile = "auto_connect"         # where an attacker is noticed; never laxer than the others there
     prompt_fallback = "auto_connect" # auto_connect or ignore: nobody answered the prompt
     prompt_timeout = "1m"            # 5s to 1h, for people to answer
     hold_while_asking = true         # nothing leaves over a link while people are asked about it
@@ -37,6 +38,11 @@ The file, with its defaults. Every table and key may be absent.
     [cellular]
     action = "ignore"
 
+    [portal]                         # captive portals: networks that want people to log in
+    detect = true                    # send probes where a connection does not come up, or people are asked
+    probes = ["http://connectivity-check.example/#the%20right%20answer"]  # up to 8; the list: docs/portals.md
+    login_timeout = "10m"            # 30s to 1h, for `tunwarden portal-login`
+
     [[links]]                        # the first rule whose name matches wins
     name = "wlan*"                   # * and ? match
     kind = "wifi"                    # wifi, wired, cellular or virtual, where the kernel cannot tell
@@ -50,6 +56,8 @@ The file, with its defaults. Every table and key may be absent.
     allow_lan = true                 # absent: as in [protection]
     bssids = ["aa:bb:cc:dd:ee:ff"]   # only these access points; absent: any
     gateways = ["aa:bb:cc:dd:ee:ff"] # only behind these routers' hardware addresses; absent: any
+    beacon = "192.0.2.1:443"         # only where this TLS server ("[2001:db8::1]:443") proves to hold the certificate
+    beacon_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" # of this SHA-256, colons allowed
 
     [[known]]
     pattern = "Corp-*"               # instead of ssid: * matches any bytes, ? any one
@@ -61,6 +69,9 @@ Times are a number and a unit: "500ms", "3s", "2m", "1h". What relaxes protectio
 relaxes needs "8021x" and three bytes beside its wildcards: a password proves one name, and which names there are, an
 attacker chooses. Every other pattern must say `auto_connect`. An entry with an `ssid` counts before all patterns.
 
+A beacon is the strongest proof, if it can be reached from inside that network alone: whoever reaches it from elsewhere
+can hand its answers on. It is an address and never a name, for a name would be asked in the clear, and of a stranger.
+
 Always local are 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16, fe80::/10 and fc00::/7. What `lan_subnets`
 adds must be as private: nothing that reaches the internet can be made local, by nobody.
 """
@@ -71,7 +82,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -80,6 +91,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.facts import Endpoint, LinkKind, Security
+from policies.portals import MOST_PROBES, PROBES, probe
 from policies.profiles import is_profile_name
 from policies.toml_lines import Path, key_lines, line_of
 
@@ -125,6 +137,7 @@ class Wifi(Table):
     unsecured: WifiAction = WifiAction.PROMPT
     unidentified: WifiAction = WifiAction.PROMPT
     secured: WifiAction = WifiAction.IGNORE
+    hostile: WifiAction = WifiAction.AUTO_CONNECT  # where there is evidence of an attacker
     prompt_fallback: WifiAction = WifiAction.AUTO_CONNECT  # auto_connect or ignore
     prompt_timeout: float = 60.0  # seconds; then the fallback applies
     hold_while_asking: bool = True
@@ -144,6 +157,14 @@ class Tunnel(Table):
     connect_timeout: float = 15.0  # seconds
     retry_first: float = 1.0  # seconds
     retry_longest: float = 30.0  # seconds
+
+
+class Portal(Table):
+    """Captive portals: networks that want people to log in before they lead anywhere."""
+
+    detect: bool = True  # look for them, by marked probes
+    probes: tuple[str, ...] = PROBES  # see `policies.portals.probe`; asked in this order
+    login_timeout: float = 600.0  # seconds, for people to log in
 
 
 class LinkRule(Table):
@@ -192,6 +213,7 @@ class Settings(Table):
     wifi: Wifi = Wifi()
     wired: WifiAction = WifiAction.IGNORE
     cellular: WifiAction = WifiAction.IGNORE
+    portal: Portal = Portal()
     links: tuple[LinkRule, ...] = ()
     known: tuple[KnownNetwork, ...] = Field(default=())
 
@@ -242,21 +264,83 @@ class SettingsError(ValueError):
 
 def parse_settings(text: str, file: str = "tunwarden.toml") -> Settings:
     """The settings in `text`, up to 1 MiB of TOML; `file` is only named in errors. Raises SettingsError."""
-    document = _parse_toml(text, file)
+    return build(parse_files([(file, text)]).values)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What the administrator's files say together, and where: file and line of every key, dotted."""
+
+    values: Mapping[str, Any]  # read and checked, in the layout of the file
+    places: Mapping[str, tuple[str, int]]
+
+
+def parse_files(files: Sequence[tuple[str, str]]) -> Fixed:
+    """Names and texts. A later file wins, key by key; in [[links]] and [[known]] name by name, and its entries come
+    first. Raises SettingsError with the problems of all files.
+    """
+    values: dict[str, Any] = {}
+    places: dict[str, tuple[str, int]] = {}
+    problems: list[Problem] = []
     found = _Findings()
-    if _is_newer(document.get("version")):
-        # Its other keys may be new too: calling them unknown would mislead.
-        found.add(("version",), "this file is for a newer tunwarden", f"up to {VERSION}, or leave it out")
-    else:
-        values = found.read(_FILE, document, ())
-        _cross_check(values, found)
-    if not found.items:
-        return _build(values)
-    lines = key_lines(text)
-    problems = [
-        Problem(file, line_of(lines, path), _dotted(path), problem, allowed) for path, problem, allowed in found.items
-    ]
-    raise SettingsError(sorted(problems, key=lambda problem: problem.line))
+    for file, text in files:
+        try:
+            document = _parse_toml(text, file)
+        except SettingsError as err:
+            problems += err.problems
+            continue
+        found, read = _Findings(), dict[str, Any]()
+        if _is_newer(document.get("version")):
+            # Its other keys may be new too: calling them unknown would mislead.
+            found.add(("version",), "this file is for a newer tunwarden", f"up to {VERSION}, or leave it out")
+        else:
+            read = found.read(_FILE, document, ())
+            _check_lists(read, found)
+        lines = key_lines(text)
+        overlay(values, read)
+        places |= {_dotted(path): (file, line_of(lines, path)) for path in _leaves(read)}
+        problems += [
+            Problem(file, line_of(lines, path), _dotted(path), problem, allowed)
+            for path, problem, allowed in found.items
+        ]
+    if files and all(problem.file == files[-1][0] for problem in problems):  # else too little is known of the whole
+        for path, what, allowed in check_together(values, found):
+            file, line = places[_dotted(path)]
+            problems.append(Problem(file, line, _dotted(path), what, allowed))
+    if problems:
+        order = [file for file, _ in files]
+        raise SettingsError(sorted(problems, key=lambda problem: (order.index(problem.file), problem.line)))
+    return Fixed(values, places)
+
+
+def _leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+    """The keys of tables, but for those of the entries of [[links]] and [[known]]."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        elif (*path, key) not in (("links",), ("known",), ("version",)):
+            yield (*path, key)
+
+
+def overlay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    """Put checked values over others: key by key, the entries of [[links]] and [[known]] name by name."""
+    for key, value in above.items():
+        if isinstance(value, dict):
+            overlay(below.setdefault(key, {}), value)
+        elif key in ("links", "known"):
+            name = _rule_name if key == "links" else _known_name
+            taken = {name(entry) for entry in value}
+            below[key] = [*value, *(entry for entry in below.get(key, ()) if name(entry) not in taken)]
+        else:
+            below[key] = value
+
+
+def _rule_name(rule: Mapping[str, Any]) -> object:
+    return rule.get("name")
+
+
+def _known_name(known: Mapping[str, Any]) -> object:
+    return "pattern" in known, _name(known)
 
 
 def known_to_json(known: KnownNetwork) -> str:
@@ -270,6 +354,8 @@ def known_to_json(known: KnownNetwork) -> str:
         "allow_lan": known.allow_lan,
         "bssids": [bssid.hex(":") for bssid in sorted(known.bssids)] or None,
         "gateways": [mac.hex(":") for mac in sorted(known.gateways)] or None,
+        "beacon": endpoint_text(known.beacon) if known.beacon else None,
+        "beacon_sha256": known.beacon_sha256.hex() or None,
         "learn": known.learn or None,
     }
     return json.dumps({key: value for key, value in values.items() if value is not None})
@@ -444,40 +530,55 @@ def _is_newer(value: object) -> bool:
     return type(value) is int and value > VERSION
 
 
-def _choice(*members: Enum) -> Reader:
-    choices = {member.value: member for member in members}
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A reader: one of these words."""
 
-    def read(value: object) -> Enum:
+    members: tuple[Enum, ...]
+
+    def __call__(self, value: object) -> Enum:
+        choices = {member.value: member for member in self.members}
         if isinstance(value, str) and value in choices:
             return choices[value]
         raise _Wrong(f"{_quoted(value)} is not one of the choices", ", ".join(choices))
 
-    return read
+
+def _choice(*members: Enum) -> Choice:
+    return Choice(members)
 
 
-def _rule_action(value: object) -> WifiAction:
+def _rule_action(value: object) -> Enum:
     if value == WifiAction.DISCONNECT:
         raise _Wrong('"disconnect" is only for [[known]] networks and [[links]]', ", ".join(_RULE_ACTIONS))
-    action: WifiAction = _choice(*_RULE_ACTIONS)(value)
-    return action
+    return _choice(*_RULE_ACTIONS)(value)
 
 
-def _duration(shortest: str, longest: str) -> Reader:
-    """A time in seconds, written as a number and a unit."""
-    allowed = f'a time from "{shortest}" to "{longest}"'
-    low, high = _seconds(shortest) or 0.0, _seconds(longest) or 0.0
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A reader: a time in seconds, written as a number and a unit."""
 
-    def read(value: object) -> float:
+    shortest: str
+    longest: str
+
+    @property
+    def allowed(self) -> str:
+        return f'a time from "{self.shortest}" to "{self.longest}"'
+
+    def __call__(self, value: object) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            raise _Wrong(f"{_quoted(value)} has no unit", f'{allowed}, such as "{shortest}"; units: ms, s, m, h')
+            raise _Wrong(
+                f"{_quoted(value)} has no unit", f'{self.allowed}, such as "{self.shortest}"; units: ms, s, m, h'
+            )
         seconds = _seconds(value)
         if seconds is None:
-            raise _Wrong(f"{_quoted(value)} is not a time", f"{allowed}; units: ms, s, m, h")
-        if not low <= seconds <= high:
-            raise _Wrong(f"{_quoted(value)} is out of range", allowed)
+            raise _Wrong(f"{_quoted(value)} is not a time", f"{self.allowed}; units: ms, s, m, h")
+        if not (_seconds(self.shortest) or 0.0) <= seconds <= (_seconds(self.longest) or 0.0):
+            raise _Wrong(f"{_quoted(value)} is out of range", self.allowed)
         return seconds
 
-    return read
+
+def _duration(shortest: str, longest: str) -> Duration:
+    return Duration(shortest, longest)
 
 
 def _seconds(value: object) -> float | None:
@@ -546,6 +647,56 @@ def _bssid_problem(bssid: bytes) -> str:
     return "no device has this address" if bssid[0] & 1 or not any(bssid) else ""
 
 
+def _endpoint(value: object) -> Endpoint:
+    allowed = 'an address and a port, such as "192.0.2.1:443" or "[2001:db8::1]:443"; no name: it would be asked openly'
+    match = re.fullmatch(r"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\]):([1-9][0-9]{0,4})", str(value))
+    try:
+        endpoint = Endpoint(ip_address(match[1] or match[2]), int(match[3]), "tcp") if match else None
+    except ValueError:
+        endpoint = None
+    if match is None or endpoint is None or not isinstance(value, str) or endpoint.port > 0xFFFF:
+        raise _Wrong(f"{_quoted(value)} is not an address and a port", allowed)
+    if endpoint.address.version != (4 if match[1] else 6):
+        raise _Wrong(f"{_quoted(value)} is not an address and a port", allowed)
+    if problem := _beacon_problem(endpoint):
+        raise _Wrong(f"{_quoted(value)}: {problem}", allowed)
+    return endpoint
+
+
+def _beacon_problem(server: Endpoint) -> str:
+    address = server.address
+    if server.protocol != "tcp" or not 0 < server.port <= 0xFFFF:
+        return "not a TCP port"
+    if address.version == 6 and (address.ipv4_mapped or address.scope_id):
+        return "IPv4 in the clothes of IPv6" if address.ipv4_mapped else "a scope"
+    if address.is_multicast or address.is_unspecified or address.is_loopback or int(address) == 0xFFFFFFFF:
+        return "no server in a network can have this address"
+    return ""
+
+
+def endpoint_text(server: Endpoint) -> str:
+    """`192.0.2.1:443` or `[2001:db8::1]:443`: what a settings file says."""
+    return f"[{server.address}]:{server.port}" if server.address.version == 6 else f"{server.address}:{server.port}"
+
+
+def _sha256(value: object) -> bytes:
+    digits = value.replace(":", "") if isinstance(value, str) and len(value) <= 95 else ""
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
+        return bytes.fromhex(digits)
+    raise _Wrong(f"{_quoted(value)} is not a SHA-256", "64 hexadecimal digits, with or without colons")
+
+
+def _probe(value: object) -> str:
+    allowed = 'such as "http://network-test.debian.org/nm#NetworkManager%20is%20online"; without #: status 204'
+    if not isinstance(value, str):
+        raise _Wrong(f"{_quoted(value)} is not text", allowed)
+    try:
+        probe(value)
+    except ValueError as err:
+        raise _Wrong(f"{_quoted(value)} is no probe: {err}", allowed) from None
+    return value
+
+
 def _subnet(value: object) -> IPv4Network | IPv6Network:
     allowed = 'an address and a length, such as "100.64.0.0/10"'
     # No scope and no netmask: the text is in our own spelling when it reaches the rules.
@@ -588,6 +739,8 @@ _KNOWN: dict[str, Any] = {
     "allow_lan": _boolean,
     "bssids": [_bssid],
     "gateways": [_bssid],
+    "beacon": _endpoint,
+    "beacon_sha256": _sha256,
 }
 _SAVED: dict[str, Any] = {**_KNOWN, "learn": _boolean}  # the file is never written, so nothing is learned into it
 
@@ -604,6 +757,7 @@ _FILE: dict[str, Any] = {
         "unsecured": _rule_action,
         "unidentified": _rule_action,
         "secured": _rule_action,
+        "hostile": _rule_action,
         "prompt_fallback": _choice(WifiAction.AUTO_CONNECT, WifiAction.IGNORE),
         "prompt_timeout": _duration("5s", "1h"),
         "hold_while_asking": _boolean,
@@ -612,6 +766,7 @@ _FILE: dict[str, Any] = {
     },
     "wired": {"action": _rule_action},
     "cellular": {"action": _rule_action},
+    "portal": {"detect": _boolean, "probes": [_probe], "login_timeout": _duration("30s", "1h")},
     "links": [
         {
             "name": _link_name,
@@ -639,21 +794,33 @@ _HOMES = dict(reversed(list(_homes(_FILE))))  # of two tables with the same key,
 # --- what one key cannot tell alone -----------------------------------------------------------------------------------
 
 
-def _cross_check(values: Mapping[str, Any], found: _Findings) -> None:
+def check_together(values: Mapping[str, Any], found: _Findings | None = None) -> Iterator[tuple[Path, str, str]]:
+    """What is wrong between keys that may stand in several places; `found`: what is wrong with them alone."""
+    found = found or _Findings()
     tunnel = values.get("tunnel", {})
     first, longest = (tunnel.get(key, Tunnel.model_fields[key].default) for key in ("retry_first", "retry_longest"))
     if first > longest and not (found.has(("tunnel", "retry_first")) or found.has(("tunnel", "retry_longest"))):
         key = "retry_first" if "retry_first" in tunnel else "retry_longest"
-        found.add(("tunnel", key), "retry_first is longer than retry_longest", "retry_first <= retry_longest")
-    subnets = values.get("protection", {}).get("lan_subnets", ())
-    if len(subnets) > MAX_SUBNETS:
-        found.add(("protection", "lan_subnets"), f"{len(subnets)} networks", f"up to {MAX_SUBNETS}")
+        yield ("tunnel", key), "retry_first is longer than retry_longest", "retry_first <= retry_longest"
     wifi = values.get("wifi", {})
     unsecured = wifi.get("unsecured", Wifi.model_fields["unsecured"].default)
     stricter = _RULE_ACTIONS[: _RULE_ACTIONS.index(unsecured) + 1]
     if wifi.get("unidentified", unsecured) not in stricter and not found.has(("wifi", "unsecured")):
         problem = f'laxer than unsecured = "{unsecured}": an attacker can choose to be unreadable'
-        found.add(("wifi", "unidentified"), problem, ", ".join(stricter))
+        yield ("wifi", "unidentified"), problem, ", ".join(stricter)
+    hostile = wifi.get("hostile", Wifi.model_fields["hostile"].default)
+    if hostile not in stricter and not found.has(("wifi", "unsecured")):
+        problem = f'laxer than unsecured = "{unsecured}": evidence of an attacker makes a network unsecured'
+        yield ("wifi", "hostile"), problem, ", ".join(stricter)
+
+
+def _check_lists(values: Mapping[str, Any], found: _Findings) -> None:
+    subnets = values.get("protection", {}).get("lan_subnets", ())
+    if len(subnets) > MAX_SUBNETS:
+        found.add(("protection", "lan_subnets"), f"{len(subnets)} networks", f"up to {MAX_SUBNETS}")
+    probes = values.get("portal", {}).get("probes")
+    if probes is not None and not 1 <= len(probes) <= MOST_PROBES and not found.has(("portal", "probes")):
+        found.add(("portal", "probes"), f"{len(probes)} probes", f"1 to {MOST_PROBES}; detect = false sends none")
     names = set()
     for position, rule in enumerate(values.get("links", ())):
         path = ("links", position)
@@ -691,6 +858,9 @@ def _check_known(known: Mapping[str, Any], path: Path, found: _Findings) -> None
     for key, what in (("bssids", "access point"), ("gateways", "router"), ("except", "name")):
         if known.get(key) == [] and not found.has((*path, key)):
             found.add((*path, key), f"an empty list would match no {what}", "at least one, or leave the key out")
+    for key, problem, allowed in _half(known):
+        if not found.has((*path, key)):
+            found.add(path, problem, allowed)
     if not found.has((*path, "security")) and not found.has((*path, "pattern")):
         fields = {"minimum_security": known.get("security"), "exceptions": known.get("except"), **known}
         for key, problem, allowed in _clashes({**fields, "pattern": "pattern" in known, "ssid": _name(known) or b""}):
@@ -710,7 +880,21 @@ def _known_flaws(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield key, problem, "six bytes"
     if values["profile"] is not None and not is_profile_name(values["profile"]):
         yield "profile", "not the name of a profile", "letters, digits, dots, underscores and dashes"
+    yield from _half(values)
+    if values["beacon"] and (problem := _beacon_problem(values["beacon"])):
+        yield "beacon", problem, "an address and a TCP port"
+    if values["beacon_sha256"] and len(values["beacon_sha256"]) != 32:
+        yield "beacon_sha256", f"{len(values['beacon_sha256'])} bytes", "32 bytes"
     yield from _clashes(values)
+
+
+def _half(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The key that is missing where there is half a beacon."""
+    if values.get("beacon") and not values.get("beacon_sha256"):
+        allowed = "beacon_sha256 of its certificate; `tunwarden known edit NAME --beacon ...` takes what is there now"
+        yield "beacon_sha256", "a beacon without beacon_sha256", allowed
+    if values.get("beacon_sha256") and not values.get("beacon"):
+        yield "beacon", "beacon_sha256 without a beacon", "both, or none"
 
 
 def _text_problem(name: bytes, pattern: bool) -> str:
@@ -752,7 +936,8 @@ def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 # --- values -> Settings -----------------------------------------------------------------------------------------------
 
 
-def _build(values: dict[str, Any]) -> Settings:
+def build(values: Mapping[str, Any]) -> Settings:
+    """The settings of values that were read and checked."""
     wifi = dict(values.get("wifi", {}))
     criteria = Criteria(**wifi.pop("criteria", {}))
     if wifi.get("unsecured") is WifiAction.AUTO_CONNECT:
@@ -764,6 +949,7 @@ def _build(values: dict[str, Any]) -> Settings:
         wifi=Wifi(criteria=criteria, **wifi),
         wired=values.get("wired", {}).get("action", WifiAction.IGNORE),
         cellular=values.get("cellular", {}).get("action", WifiAction.IGNORE),
+        portal=_build_portal(values.get("portal", {})),
         links=tuple(LinkRule(**rule) for rule in values.get("links", ())),
         known=tuple(_build_known(known) for known in values.get("known", ())),
     )
@@ -773,8 +959,12 @@ def _build_protection(values: dict[str, Any]) -> Protection:
     return Protection(**{**values, "lan_subnets": tuple(values.get("lan_subnets", ()))})
 
 
+def _build_portal(values: dict[str, Any]) -> Portal:
+    return Portal(**{**values, "probes": tuple(values["probes"])} if "probes" in values else values)
+
+
 def _build_known(values: dict[str, Any]) -> KnownNetwork:
-    own = ("action", "profile", "allow_lan", "learn")
+    own = ("action", "profile", "allow_lan", "beacon", "beacon_sha256", "learn")
     return KnownNetwork(
         ssid=_name(values) or b"",
         pattern="pattern" in values,

@@ -15,7 +15,7 @@ class Phase(StrEnum):
     CONNECTED = "connected"
     RECONNECTING = "reconnecting"
     BLOCKED = "blocked"  # protection is wanted and there is no tunnel
-    PORTAL = "portal"  # a captive portal's login: one marked process tree may pass (a later issue enters it)
+    PORTAL = "portal"  # protection is wanted, and a captive portal is in the way: only its login may pass
     DISCONNECTING = "disconnecting"
 
 
@@ -32,6 +32,8 @@ class Cause(StrEnum):
     NO_NETWORK = "no-network"
     NO_ROUTE = "no-route"
     NO_PROFILE = "no-profile"
+    NO_INTERNET = "no-internet"
+    PORTAL = "portal"
     SERVER_UNREACHABLE = "server-unreachable"
     TUNNEL_LOST = "tunnel-lost"
     TUNNEL_FAILED = "tunnel-failed"
@@ -48,6 +50,8 @@ SENTENCES: dict[Cause, str] = {
     Cause.NO_NETWORK: "There is no network link with a carrier.",
     Cause.NO_ROUTE: "The network has given no address yet, or no way to the VPN server.",
     Cause.NO_PROFILE: "No VPN profile is chosen, or it is gone: import one with `tunwarden profiles import`.",
+    Cause.NO_INTERNET: "There is no Internet behind this network yet. It is looked for again.",
+    Cause.PORTAL: "This network wants you to log in first: run `tunwarden portal-login`.",
     Cause.SERVER_UNREACHABLE: "The VPN server did not answer a handshake in time.",
     Cause.TUNNEL_LOST: "The tunnel stopped answering.",
     Cause.TUNNEL_FAILED: "The tunnel could not be set up.",
@@ -72,6 +76,7 @@ class State:
     failures: int = 0  # attempts in a row that failed: the retry delay grows with it
     tunnel: Tunnel | None = None  # only in CONNECTED
     network: str = ""  # `Decision.network` of the last attempt: another network is tried at once
+    offline: frozenset[str] = frozenset()  # `Decision.offline` while blocked: where Internet comes, it is tried at once
 
 
 # --- events: hints that something changed; the facts are re-read before `step` sees them -----------------------------

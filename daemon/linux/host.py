@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from daemon.host import Host
+from daemon.linux.beacons import LinuxBeacons
+from daemon.linux.frames import Frames
 from daemon.linux.leak_check import LinuxLeakCheck
 from daemon.linux.links import LinuxLinks
 from daemon.linux.lockdown import LockdownFile
+from daemon.linux.login_tree import LoginTree
 from daemon.linux.nft import NftFirewall
 from daemon.linux.obstacles import NftObstacles
+from daemon.linux.portals import LinuxPortals
 from daemon.linux.resolver import ResolvConf
 from daemon.linux.routes import LinuxRoutes
 from daemon.linux.sleep import LogindSleep
@@ -22,6 +26,7 @@ from policies.settings import Settings
 def linux_host(settings: Settings, state_folder: Path) -> Host:
     """What the daemon needs of Linux."""
     return Host(
+        lookouts=(Frames(),),
         links=LinuxLinks(settings.links),
         wifi=LinuxWifi(sources()),
         firewall=NftFirewall(),
@@ -33,4 +38,7 @@ def linux_host(settings: Settings, state_folder: Path) -> Host:
         sleep=LogindSleep(),
         leak_check=LinuxLeakCheck(),
         obstacles=NftObstacles(),
+        beacons=LinuxBeacons(),
+        login_tree=LoginTree(),
+        portals=LinuxPortals(),
     )

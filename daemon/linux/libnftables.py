@@ -42,10 +42,6 @@ class Nft(Protocol):
         """One transaction: all of it or nothing. `check` asks the kernel without changing anything. Raises NftError."""
         ...
 
-    async def counters(self, table: str) -> str:
-        """The listing of the named counters."""
-        ...
-
 
 class LibNft:
     """libnftables by ctypes. It belongs to the thread and the network namespace it was made in."""
@@ -58,24 +54,15 @@ class LibNft:
             raise OSError("nft_ctx_new failed")
         self._lib.nft_ctx_buffer_output(self._ctx)
         self._lib.nft_ctx_buffer_error(self._ctx)
+        self._lib.nft_ctx_output_set_flags(self._ctx, int(Output.STATELESS | Output.NUMERIC))
+        self._lib.nft_ctx_output_set_debug(self._ctx, DEBUG_NETLINK)
 
     def __del__(self) -> None:
         if getattr(self, "_ctx", None):
             self._lib.nft_ctx_free(self._ctx)
 
     async def run(self, commands: str, *, check: bool = False) -> str:
-        self._lib.nft_ctx_output_set_flags(self._ctx, int(Output.STATELESS | Output.NUMERIC))
-        self._lib.nft_ctx_output_set_debug(self._ctx, DEBUG_NETLINK)
         self._lib.nft_ctx_set_dry_run(self._ctx, check)
-        return self._command(commands)
-
-    async def counters(self, table: str) -> str:
-        self._lib.nft_ctx_output_set_flags(self._ctx, int(Output.NUMERIC))
-        self._lib.nft_ctx_output_set_debug(self._ctx, 0)
-        self._lib.nft_ctx_set_dry_run(self._ctx, False)
-        return self._command(f"list counters table {table}")
-
-    def _command(self, commands: str) -> str:
         failed = self._lib.nft_run_cmd_from_buffer(self._ctx, commands.encode())
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._ctx)  # both are emptied by reading
         errors: bytes = self._lib.nft_ctx_get_error_buffer(self._ctx)
@@ -88,12 +75,7 @@ class NftProgram:
     """`/usr/sbin/nft -f -` for each transaction."""
 
     async def run(self, commands: str, *, check: bool = False) -> str:
-        return await self._program(commands, *(["--check"] if check else []), "-s", "-n", "--debug=netlink")
-
-    async def counters(self, table: str) -> str:
-        return await self._program(f"list counters table {table}", "-n")
-
-    async def _program(self, commands: str, *options: str) -> str:
+        options = (*(["--check"] if check else []), "-s", "-n", "--debug=netlink")
         try:
             process = await asyncio.create_subprocess_exec(
                 PROGRAM, *options, "-f", "-", env=ENVIRONMENT, cwd="/",

@@ -8,6 +8,7 @@ kept for links that cannot reach the outside by themselves. First row that fits:
 | IFF_LOOPBACK                                      | LOOPBACK        | the kernel sets the flag; no rule may turn it
 | the name TUNNEL_IFNAME                            | TUNNEL          | ours; no rule may turn it
 | a `links` rule with a kind matches its name       | the rule's      | the administrator knows what the kernel cannot
+| hardware whose frames are those of the air        | VIRTUAL         | a monitor: IP packets are no such frames
 | driver virt_wifi; hardware with DEVTYPE=wlan or   | WIFI            | cfg80211 sets the type before the link exists;
 |   a folder wireless/ or phy80211/                 |                 | old wireless-extension drivers have a folder
 | driver wwan, rmnet; hardware with DEVTYPE=wwan    | CELLULAR        | the modem core and usbnet set the type
@@ -89,11 +90,13 @@ class Device(NamedTuple):
     below: int = 0  # ifindex of the link below, or of a veth's other end; 0: none, or in another network namespace
     master: int = 0  # ifindex of the bridge, bond ... it is a port of
     carrier_changes: int = 0
+    frames: int = 1  # ARPHRD_ of <linux/if_arp.h>; 1: Ethernet
 
 
 # --- what a link is: pure ---------------------------------------------------------------------------------------------
 
 INERT = frozenset({"dummy", "ifb", "nlmon"})
+MONITOR = frozenset({801, 802, 803})  # ARPHRD_IEEE80211, _PRISM, _RADIOTAP
 STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
 BRIDGED = frozenset({"veth", "tun"})
 STRICTEST = (LinkKind.WIFI, LinkKind.CELLULAR, LinkKind.WIRED, LinkKind.VIRTUAL)  # first found counts
@@ -125,7 +128,7 @@ def kinds(
                 return kind
         match device.driver:
             case "":
-                return hardware(device)
+                return LinkKind.VIRTUAL if device.frames in MONITOR else hardware(device)
             case "virt_wifi":
                 return LinkKind.WIFI
             case "wwan" | "rmnet":
@@ -252,7 +255,7 @@ def _number(value: memoryview | bytes | None) -> int:
 
 
 def _device(payload: memoryview) -> Device:
-    _, _, ifindex, flags, _ = _LINK.unpack_from(payload)
+    _, frames, ifindex, flags, _ = _LINK.unpack_from(payload)
     attributes = _attributes(payload[_LINK.size :])
     info = _attributes(attributes.get(IFLA_LINKINFO, b""))
     below = 0 if IFLA_LINK_NETNSID in attributes else _number(attributes.get(IFLA_LINK))
@@ -265,6 +268,7 @@ def _device(payload: memoryview) -> Device:
         below if below != ifindex else 0,
         _number(attributes.get(IFLA_MASTER)),
         _number(attributes.get(IFLA_CARRIER_CHANGES)),
+        frames,
     )
 
 

@@ -10,6 +10,7 @@ What is guaranteed, and what is not:
 - An access point without an address is NetworkManager's guess (a hidden network not seen yet): absent.
 - NetworkManager gone, restarted, not root's, silent for longer than `patience`, or the bus gone: absent. `watch` yields
   when that ends.
+- How 802.1X signs in is known from the beginning of an activation on, so before the kernel lets data pass.
 - NetworkManager hears of a roam from the supplicant, some milliseconds after the kernel. Until then it names the former
   access point of the *same* connection profile (same SSID, same demands on security). Another profile always passes
   through states that are absent here. So after a change of the carrier a read may still tell a former BSSID, never a
@@ -31,6 +32,7 @@ import structlog
 from dbus_fast import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
+from daemon.linux.sign_in import trusts_any_server
 from policies.facts import Security, WifiNetwork, WifiSource
 
 log = structlog.get_logger()
@@ -44,6 +46,8 @@ BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 TYPE_WIFI = 2  # NM_DEVICE_TYPE_WIFI
 MODE_INFRASTRUCTURE = 2  # NM_802_11_MODE_INFRA; a hotspot of our own, ad-hoc and mesh join nobody's network
 JOINED = frozenset({70, 80, 90, 100})  # NM_DEVICE_STATE_IP_CONFIG, _IP_CHECK, _SECONDARIES, _ACTIVATED
+SETTING_UP = frozenset({40, 50, 60}) | JOINED  # _PREPARE, _CONFIG, _NEED_AUTH
+NOT_ITS = frozenset({0, 10})  # _UNKNOWN, _UNMANAGED
 NO_ACCESS_POINT = "/"
 
 # Signals whose changed properties matter to us. Bitrate, strength and scan times change all the time.
@@ -183,6 +187,7 @@ class NetworkManager:
         self._session: _Session | None = None
         self._changed = asyncio.Event()
         self._retry_in = RETRY_FIRST
+        self._bus: bool | None = None  # whether there is one, or was; None: nobody has tried yet
 
     async def read(self) -> Mapping[str, WifiNetwork]:
         """The joined networks by ifname. Never raises; takes `patience` at most, 0.6 ms as a rule."""
@@ -193,13 +198,28 @@ class NetworkManager:
             async with asyncio.timeout(self._patience):
                 found = await session.networks()
         except Exception as err:
-            # Whatever it is: nothing is known now. Nobody may announce that it has ended, so ask again later.
-            log.warning("NetworkManager did not answer", error=repr(err))
-            asyncio.get_running_loop().call_later(self._retry_in, self._changed.set)
-            self._retry_in = min(2 * self._retry_in, RETRY_LONGEST)
+            self._ask_again(err)
             return {}
         self._retry_in = RETRY_FIRST
         return found
+
+    async def server_unchecked(self, ifname: str) -> bool | None:
+        """As `daemon.linux.wifi.Source` has it: for NetworkManager's own connections. Never raises; like `read`."""
+        session = self._session
+        if session is None or session.ended:
+            return False if self._bus is False else None
+        try:
+            async with asyncio.timeout(self._patience):
+                return await session.server_unchecked(ifname)
+        except Exception as err:
+            self._ask_again(err)
+            return None
+
+    def _ask_again(self, err: Exception) -> None:
+        """Whatever it is: nothing is known now, and nobody may announce that it has ended."""
+        log.warning("NetworkManager did not answer", error=repr(err))
+        asyncio.get_running_loop().call_later(self._retry_in, self._changed.set)
+        self._retry_in = min(2 * self._retry_in, RETRY_LONGEST)
 
     async def watch(self) -> AsyncIterator[None]:
         """Yields at once and then whenever something may have changed; many signals at once are one hint."""
@@ -210,7 +230,11 @@ class NetworkManager:
                 if self._session is None:
                     try:
                         self._session = await _connect(self._address, self._changed)
+                        self._bus = True
                     except Exception as err:  # the library raises what it likes, and this never ends
+                        if self._bus is None:
+                            self._bus = False
+                            yield
                         log.info("no system bus", error=repr(err), again_in_s=delay)
                         await asyncio.sleep(delay)
                         delay = min(2 * delay, RETRY_LONGEST)
@@ -364,6 +388,29 @@ class _Session:
             network = parse_access_point({name: variant.value for name, variant in reply[0].items()})
             return (str(ifname), network) if network.bssid and device not in self._left else None
         return None
+
+    async def server_unchecked(self, ifname: str) -> bool | None:
+        """Raises _Refused and whatever dbus-fast raises."""
+        owner = self._owner
+        if owner is None or not await self._is_roots(owner):
+            return False
+        uncertain = False
+        for device in await self._wifi_devices(owner):
+            try:
+                if await self._get(owner, device, DEVICE, "Interface") != ifname:
+                    continue
+                state = await self._get(owner, device, DEVICE, "State")
+                if state in NOT_ITS:
+                    return False
+                if state not in SETTING_UP:
+                    return None  # NetworkManager leaves what the kernel is still joined to
+                settings, _ = await self._call(owner, device, DEVICE, "GetAppliedConnection", "u", 0)
+                return trusts_any_server(
+                    {section: {name: told.value for name, told in part.items()} for section, part in settings.items()}
+                )
+            except _Refused:  # the device has gone, or was about to: a signal follows
+                uncertain = True
+        return None if uncertain or self._owner != owner else False
 
     def _association(self, owner: str, device: str) -> Iterable[Awaitable[object]]:
         yield self._get(owner, device, DEVICE, "State")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from daemon.host import HostError
 from daemon.linux import libnftables, nft_readback
 from daemon.linux.libnftables import Nft, NftError
+from daemon.linux.nft_counters import Counters
 from daemon.linux.nft_readback import Table
 from daemon.linux.nft_render import REMOVE, TABLE, TOLD, Ruleset, render, replace_cleared, ruleset
 from policies.firewall import FirewallPolicy
@@ -28,6 +28,7 @@ class NftFirewall:
         self._nft: Nft | None = None
         self._table: Table | None = None
         self._digest = ""
+        self._counters = Counters()
         self._blocked = 0  # packets counted by tables that are gone
         self.policy: FirewallPolicy | None = None
 
@@ -79,11 +80,10 @@ class NftFirewall:
     async def blocked(self) -> int:
         """Packets of this computer and its containers that were refused since this object was made. Never fails."""
         try:
-            listing = await self._connected().counters(TABLE)
-        except NftError:  # no table, no counters
+            counted = self._counters.packets()
+        except OSError:
             return self._blocked
-        found = dict(re.findall(r"counter (\w+) \{\s*packets (\d+)", listing))
-        return self._blocked + sum(int(found.get(name, 0)) for name in TOLD)
+        return self._blocked + sum(counted.get(name, 0) for name in TOLD)
 
     async def _exchange(self, policy: FirewallPolicy, table: Table) -> Table | None:
         """Exchange the elements of `cleared`; None if the table has been tampered with and must be replaced whole."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 Elements = frozenset[str]
 
 _RULE = re.compile(r"inet tunwarden (\w+)(?: \d+)*$")
-_SET = re.compile(r"(?:inet tunwarden @(\S+)|(?:.* )?(\S+) tunwarden \d+.*)$")
-_ELEMENT = re.compile(r"element ([^\[\t]*?) *\[end\]")
-_LOOKUP = re.compile(r" set (\S+)")
+_ELEMENT = re.compile(r"element ([^\[\t]*[^\[\t ]) *\[end\]")
+_ONE_PORT = re.compile(r"(proto_min reg (\d+)) proto_max reg \2\b")
+_LOOKUP = re.compile(r"(lookup reg \d+ set )(\S+)(.*?)(?: 0x0)? \]")  # "no flags" is printed when listing only
 _PROPERTIES = {  # lines within a block that belong to the outline
     "chain": ("\t\ttype ",),
     "set": ("\t\ttype ", "\t\tflags ", "\t\ttimeout ", "\t\tgc-interval "),
@@ -89,41 +89,41 @@ def _bytecode(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, Elements
 
     When sending, nft may first print elements of the table that is about to be replaced, in the form of a listing.
     """
-    listing = "\ntable inet tunwarden {\n" in text
-    rules: dict[str, list[list[str]]] = {}
+    text, listing, _ = text.partition("\ntable inet tunwarden {\n")
+    rules: dict[str, list[str]] = {}
     sets: dict[str, set[str]] = {}
     pending: list[str] = []  # keys in `sets` of the anonymous sets that the next rule being sent looks up
-    rule: list[str] = []
     current = ""
-    for line in text.splitlines():
-        if line.startswith("  ["):
-            if match := _LOOKUP.search(line) if " lookup " in line or " dynset " in line else None:
-                line = line.replace(match[1], _written_out(match[1], pending, sets))
-                line = line.replace(" 0x0 ]", " ]")  # "no flags" is not printed when sending
-            rule.append(line)
-        elif line == "table inet tunwarden {":  # the listing's text follows
-            break
-        elif match := _RULE.match(line):
-            rule = []
-            rules.setdefault(match[1], []).append(rule)
-        elif line.startswith("\telement"):
-            if current:
-                sets[current].update(_ELEMENT.findall(line))
-        elif match := _SET.match(line):
-            current = (match[1] if listing else match[2]) or ""
-            if current == "__set%d":
-                # Printed twice: once with its size when created, once with its elements.
-                if " size " in line or not pending:
-                    pending.append(f"__set%d/{len(sets)}")
-                current = pending[-1]
+    for block in text.split("\n\n"):  # a rule, and the sets before it
+        above, _, code = block.partition("\n  [")
+        for line in above.splitlines():
+            if line.startswith("\telement"):
+                if current:
+                    sets[current].update(_ELEMENT.findall(line))
+            elif line.startswith("inet tunwarden @"):
+                current = line[16:] if listing else ""
+            elif match := _RULE.match(line):
+                if " lookup " in code:
+                    code = _LOOKUP.sub(lambda found: _written_out(found, pending, sets), code)
+                if " proto_max " in code:
+                    code = _ONE_PORT.sub(r"\1", code)
+                rules.setdefault(match[1], []).append(code.rstrip("\n"))
+            elif " tunwarden " in line:
+                current = line.partition(" tunwarden ")[0].rpartition(" ")[2]
+                if current == "__set%d":
+                    # Printed twice: once with its size when created, once with its elements.
+                    if " size " in line or not pending:
+                        pending.append(f"__set%d/{len(sets)}")
+                    current = pending[-1]
             if current:
                 sets.setdefault(current, set())
     named = {name: frozenset(found) for name, found in sets.items() if not name.startswith("__set") and found}
-    return {chain: tuple("\n".join(lines) for lines in found) for chain, found in rules.items()}, named
+    return {chain: tuple(found) for chain, found in rules.items()}, named
 
 
-def _written_out(name: str, pending: list[str], sets: Mapping[str, set[str]]) -> str:
-    if not name.startswith("__set"):
-        return name
-    key = pending.pop(0) if name == "__set%d" else name
-    return "{" + ", ".join(sorted(sets.get(key, ()))) + "}"
+def _written_out(lookup: re.Match[str], pending: list[str], sets: Mapping[str, set[str]]) -> str:
+    """The look-up, with the elements in place of the name where that is the kernel's choice."""
+    before, name, after = lookup.groups()
+    if name.startswith("__set"):
+        name = "{" + ", ".join(sorted(sets.get(pending.pop(0) if name == "__set%d" else name, ()))) + "}"
+    return f"{before}{name}{after} ]"

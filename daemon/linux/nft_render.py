@@ -3,17 +3,20 @@
 The order of the rules is the design (policies/README.md); each reordering below has leaked somewhere:
 
   1. loopback; packets with the tunnel's address on any other link are dropped before anything can accept them
-  2. DHCP client, NDP, MLD
-  3. cleared links (idle, or with the kill switch off): everything, DNS included
-  4. the server: with our mark out, established in; without the mark never, not even as "local network"
-  5. DNS to the tunnel's resolvers over the tunnel, then no other DNS: before the local network has a say
-  6. the tunnel
+  2. cleared links (idle, or with the kill switch off): everything, DNS included
+  3. the server: with our mark out, established in; without the mark never, not even as "local network"
+  4. beacons and a captive portal's login: with our mark out, and only what such flows bring in
+  5. the tunnel: everything but DNS to others than its resolvers. Most of the traffic gets no further
+  6. DHCP client, NDP, MLD; then no other DNS: before the local network has a say
   7. containers and virtual machines, over links that reach nothing else, at their own networks only
   8. the local network over links where it is allowed: a constant list of networks, and the administrator's own
   9. reject out and forward, so that programs fail at once; drop in, so that nobody is answered
 
 There is no blanket `ct state established accept`: flows from before the block die with the commit that brings it.
 All hooks are at priority filter (0). An accept elsewhere does not help a packet that a chain here drops.
+
+Each expression and each set costs some microseconds to send and to read back, so what several rules ask is a named set
+or a chain, and rules of one kind are one look-up.
 """
 
 from __future__ import annotations
@@ -25,8 +28,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from policies.facts import Endpoint
-from policies.firewall import LAN, LAN_MULTICAST, MARK, TUNNEL_IFNAME, FirewallPolicy
+from policies.facts import Endpoint, Tunnel
+from policies.firewall import (
+    LAN,
+    LAN_MULTICAST,
+    LOGIN,
+    LOGIN_MARK,
+    MARK,
+    TREE_PORTS,
+    TUNNEL_IFNAME,
+    FirewallPolicy,
+)
 from policies.states import Phase
 
 TABLE = "inet tunwarden"
@@ -34,12 +46,29 @@ TABLE = "inet tunwarden"
 # Creating the table first makes the deletion valid whether or not it existed; all three are one commit.
 REMOVE = f"table {TABLE}\ndelete table {TABLE}\n"
 
-DNS = "meta l4proto { tcp, udp } th dport { 53, 853 }"  # plain, TLS and QUIC
-DNS_ANSWER = "meta l4proto { tcp, udp } th sport { 53, 853 }"
+DNS = "meta l4proto . th dport @dns"
+DNS_ANSWER = "meta l4proto . th sport @dns"
+DNS_PORTS = "{ tcp . 53, tcp . 853, udp . 53, udp . 853 }"  # plain, TLS and QUIC
 REPLY = "ct state established,related"
 TOLD = ("blocked_out", "blocked_forward")  # what programs on this computer and in its containers did not get out
 
-SUBNETS = {"ip": "lan_subnets4", "ip6": "lan_subnets6"}
+NETWORKS = {"ip": "lan4", "ip6": "lan6"}  # the sets of the local network
+NDP_IN = (
+    "fe80::/10 . nd-router-advert . 0",
+    "fe80::/10 . nd-redirect . 0",
+    "fe80::/10 . nd-neighbor-solicit . 0",
+    "::/0 . nd-neighbor-advert . 0",
+    "fe80::/10 . mld-listener-query . 0",
+)
+NDP_OUT = (
+    "ff02::2 . nd-router-solicit . 0",
+    "ff02::1:ff00:0/104 . nd-neighbor-solicit . 0",
+    "fe80::/10 . nd-neighbor-solicit . 0",
+    "fe80::/10 . nd-neighbor-advert . 0",
+    "ff02::16 . mld2-listener-report . 0",
+    "ff02::/16 . mld-listener-report . 0",  # MLDv1: to the group
+    "ff02::/16 . mld-listener-done . 0",
+)
 LINK_LOCAL = ip_network("fe80::/10")
 INSIDE_NEARBY = (  # DHCP answers, mDNS, router advertisements
     ip_network("255.255.255.255/32"), ip_network("224.0.0.0/24"), LINK_LOCAL, ip_network("ff02::/16"),
@@ -57,6 +86,7 @@ class Ruleset:
     digest: str  # of the rules; also in the table's comment
 
 
+@lru_cache(maxsize=4)  # the same few alternate
 def ruleset(policy: FirewallPolicy) -> Ruleset:
     """Raises ValueError when a name or an address cannot be written safely."""
     lines = _table(policy)
@@ -85,12 +115,21 @@ def replace_cleared(cleared: Iterable[str]) -> str:
 
 def _table(policy: FirewallPolicy) -> list[str]:
     lines = [line for hook in ("in", "out", "forward") for line in (f"\tcounter blocked_{hook} {{", "\t}")]
-    lines += _subnets(policy)
-    lines += _chain("refuse", "", ["meta l4proto tcp reject with tcp reset", "reject with icmpx admin-prohibited"])
+    lines += _sets(policy)
+    lines += _chain("refuse", "", _refusals(policy))
+    if policy.servers:
+        # L3: unmarked, it would be plaintext with the server's address on it.
+        lines += _chain("server", "", [f"meta mark {MARK:#x} accept", _refuse("out")])
+    if policy.tunnel:
+        lines += _chain("to_tunnel", "", _to_tunnel(policy.tunnel))
     if inside := [*_to_inside(policy)]:
         lines += _chain("inside", "", inside)
+    if _lan(policy):
+        lines += _chain("to_lan", "", _to_lan())
     if early := [*_prerouting(policy)]:
         lines += _chain("prerouting", "type filter hook prerouting priority -150; policy accept;", early)
+    if tree := [*_tree_dns(policy)]:
+        lines += _chain("login", "type nat hook output priority -100; policy accept;", tree)
     if after := [*_postrouting(policy)]:
         lines += _chain("postrouting", "type nat hook postrouting priority 100; policy accept;", after)
     lines += _chain("input", "type filter hook input priority 0; policy drop;", _input(policy))
@@ -99,71 +138,119 @@ def _table(policy: FirewallPolicy) -> list[str]:
     return lines
 
 
+def _sets(policy: FirewallPolicy) -> Iterator[str]:
+    """What several rules look up."""
+    yield from _set("dns", "inet_proto . inet_service", DNS_PORTS)
+    if links := _inside(policy):
+        yield from _set("inside_links", "ifname", _braces(links))
+    if links := _lan(policy):
+        yield from _set("lan_links", "ifname", _braces(links))
+        for family, networks in _disjoint((*LAN, *policy.lan_subnets)).items():
+            kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
+            yield from _set(NETWORKS[family], kind, networks, "flags interval")
+
+
+def _refusals(policy: FirewallPolicy) -> Iterator[str]:
+    """Nothing leaves either way; a refusal tells the program at once."""
+    if policy.phase in (Phase.HELD, Phase.IDLE):
+        # Nothing is decided yet, or a link will be cleared again: a reset would end connections that can go on then,
+        # such as those of a machine that roams. Only new ones are refused.
+        yield "tcp flags & (syn | ack) != syn drop"
+    yield "meta l4proto tcp reject with tcp reset"
+    yield "reject with icmpx admin-prohibited"
+
+
 def _prerouting(policy: FirewallPolicy) -> Iterator[str]:
     """Before routing: neither the host nor anything behind it may be reached at the tunnel's address (CVE-2019-14899).
 
     Answers of the server get our mark, so that strict rp_filter (with src_valid_mark) looks for the way back in main.
     """
-    yield from _guard(policy, "iifname", "daddr", "drop")
+    yield from _guard(policy, "iifname", "daddr", 'iifname != "lo" drop')
     for server in policy.servers:
         yield f"{_from(server)} meta mark set {MARK:#x}"
+    if asked := elements(policy.login.union(ifname for ifname, _ in policy.beacons) - _tunnels(policy)):
+        yield f"iifname {_braces(asked)} ct mark {MARK:#x} meta mark set {MARK:#x}"
+    if tree := _tree(policy):
+        yield f"iifname {_braces(tree)} ct mark {LOGIN_MARK:#x} meta mark set {LOGIN_MARK:#x}"
+
+
+def _tree_dns(policy: FirewallPolicy) -> Iterator[str]:
+    """DNS of the process tree in which people log in, also that to resolvers on this computer: it is answered by us."""
+    if _tree(policy):
+        yield f"meta mark {LOGIN_MARK:#x} udp dport 53 redirect to :{_port(policy.tree_dns)}"
 
 
 def _postrouting(policy: FirewallPolicy) -> Iterator[str]:
     """Into the tunnel with its own address only: others (routed virtual machines) the server would drop, or see."""
     if policy.tunnel:
         networks = [network for networks in _inside(policy).values() for network in networks]
-        yield from _matching(f"oifname {_own(policy)}", "saddr", networks, "masquerade")
+        yield from _matching("saddr", networks, "masquerade", f"oifname {_own(policy)} ")
 
 
 def _input(policy: FirewallPolicy) -> Iterator[str]:
     yield 'iifname "lo" accept'
     yield from _guard(policy, "iifname", "daddr", "drop")
-    yield "meta nfproto ipv4 udp sport 67 udp dport 68 accept"
-    yield "ip6 saddr fe80::/10 udp sport 547 ip6 daddr fe80::/10 udp dport 546 accept"
-    yield (
-        "ip6 saddr fe80::/10 icmpv6 type { nd-router-advert, nd-redirect, nd-neighbor-solicit } icmpv6 code 0 accept"
-    )
-    yield "icmpv6 type nd-neighbor-advert icmpv6 code 0 accept"
-    yield "ip6 saddr fe80::/10 icmpv6 type mld-listener-query accept"
     if _clears(policy):
         yield "iifname @cleared accept"
     for server in policy.servers:
-        yield f"ct state established {_from(server)} accept"
+        yield f"{_from(server)} ct state established accept"
+    for link, beacon in _beacons(policy):
+        yield f"iifname {link} ct state established ct mark {MARK:#x} {_from(beacon)} accept"
+    if login := _login(policy):
+        for protocol, ports in LOGIN:
+            sport = f"{protocol} sport {_braces(map(str, ports))}"
+            yield f"iifname {_braces(login)} ct state established ct mark {MARK:#x} {sport} accept"
+    if tree := _tree(policy):
+        sport = f"tcp sport {_braces(map(str, TREE_PORTS))}"
+        yield f"iifname {_braces(tree)} ct state established ct mark {LOGIN_MARK:#x} {sport} accept"
     if policy.tunnel:
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
+    yield "meta nfproto ipv4 udp sport 67 udp dport 68 accept"
+    yield "ip6 saddr fe80::/10 ip6 daddr fe80::/10 udp sport 547 udp dport 546 accept"
+    yield f"ip6 saddr . icmpv6 type . icmpv6 code {_braces(NDP_IN)} accept"
     if links := _inside(policy):
         # Their requests to this computer: it gives DHCP, DNS and router advertisements to virtual machines.
-        yield f"iifname {_braces(links)} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept"
+        yield "iifname @inside_links ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept"
         for link, networks in links.items():
-            yield from _matching(f"iifname {link}", "saddr", [*networks, *_nearby(networks, (LINK_LOCAL,))], "accept")
+            yield from _matching("saddr", [*networks, *_nearby(networks, (LINK_LOCAL,))], "accept", f"iifname {link} ")
     if _lan(policy):
         yield f"{DNS_ANSWER} {_drop('in')}"  # nobody here was allowed to ask
-        yield from _from_lan(policy, "accept")
+        yield from _from_lan("accept")
     yield _drop("in")
 
 
 def _output(policy: FirewallPolicy) -> Iterator[str]:
+    if _tree(policy):  # nobody else gets his names there
+        yield f'oifname "lo" udp dport {_port(policy.tree_dns)} meta mark != {LOGIN_MARK:#x} {_refuse("out")}'
     yield 'oifname "lo" accept'
     yield from _guard(policy, "oifname", "saddr", _refuse("out"))
-    yield "udp sport 68 ip daddr 255.255.255.255 udp dport 67 accept"
-    yield "ip6 saddr fe80::/10 udp sport 546 ip6 daddr { ff02::1:2, ff05::1:3 } udp dport 547 accept"
-    yield "ip6 daddr ff02::2 icmpv6 type nd-router-solicit icmpv6 code 0 accept"
-    yield "ip6 daddr { ff02::1:ff00:0/104, fe80::/10 } icmpv6 type nd-neighbor-solicit icmpv6 code 0 accept"
-    yield "ip6 daddr fe80::/10 icmpv6 type nd-neighbor-advert icmpv6 code 0 accept"
-    yield "ip6 daddr ff02::16 icmpv6 type mld2-listener-report accept"
-    yield "ip6 daddr ff02::/16 icmpv6 type { mld-listener-report, mld-listener-done } accept"  # MLDv1: to the group
     if _clears(policy):
         yield "oifname @cleared accept"
     for server in policy.servers:
-        yield f"meta mark {MARK:#x} {_to(server)} accept"
-        yield f"{_to(server)} {_refuse('out')}"  # L3: unmarked, it would be plaintext with the server's address on it
-    yield from _dns(policy, "out")
+        yield f"{_to(server)} goto server"
+    for link, beacon in _beacons(policy):
+        yield f"oifname {link} meta mark {MARK:#x} {_to(beacon)} ct mark set {MARK:#x} accept"
+    if login := _login(policy):
+        for protocol, ports in LOGIN:
+            # The mark stays with the flow: an answer to anybody else, and a flow from before the block, is none of it.
+            dport = f"{protocol} dport {_braces(map(str, ports))}"
+            yield f"oifname {_braces(login)} meta mark {MARK:#x} {dport} ct mark set {MARK:#x} accept"
+    if tree := _tree(policy):
+        dport = f"tcp dport {_braces(map(str, TREE_PORTS))}"
+        yield f"oifname {_braces(tree)} meta mark {LOGIN_MARK:#x} {dport} ct mark set {LOGIN_MARK:#x} accept"
     if policy.tunnel:
-        yield f"oifname {_name(policy.tunnel.ifname)} accept"
-    if links := _inside(policy):
-        yield f"oifname {_braces(links)} jump inside"
-    yield from _to_lan(policy, "")
+        yield f"oifname {_name(policy.tunnel.ifname)} jump to_tunnel"
+    yield "ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept"
+    yield "ip6 saddr fe80::/10 ip6 daddr { ff02::1:2, ff05::1:3 } udp sport 546 udp dport 547 accept"
+    yield f"ip6 daddr . icmpv6 type . icmpv6 code {_braces(NDP_OUT)} accept"
+    # A local sender learns of a drop at once as well (EPERM). The ICMP error of a reject on top of that makes
+    # systemd-resolved spin at 100 % CPU (systemd #33862, L18).
+    yield f"meta l4proto udp {DNS} {_drop('out')}"
+    yield f"{DNS} {_refuse('out')}"
+    if _inside(policy):
+        yield "oifname @inside_links jump inside"
+    if _lan(policy):
+        yield "oifname @lan_links jump to_lan"
     yield _refuse("out")
 
 
@@ -171,28 +258,37 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
     """Containers and virtual machines: as the host's own traffic would."""
     if _clears(policy):
         yield "iifname @cleared oifname @cleared accept"  # both: what is not cleared neither sends nor is sent to
-    if links := _inside(policy):
+    if _inside(policy):
         # Among themselves, DNS included. With br_netfilter even frames that a bridge hands on come along here.
-        yield f"iifname {_braces(links)} oifname {_braces(links)} accept"
+        yield "iifname @inside_links oifname @inside_links accept"
     for server in policy.servers:
         yield f"{_to(server)} {_refuse('forward')}"
-    yield from _dns(policy, "forward")
     if policy.tunnel:
-        yield f"oifname {_name(policy.tunnel.ifname)} accept"
+        yield f"oifname {_name(policy.tunnel.ifname)} jump to_tunnel"
+    yield f"{DNS} {_refuse('forward')}"
+    if policy.tunnel:
         # The server's side does not reach our local network, and gets no refusal, which could leave by another link.
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
         yield f"iifname {_name(policy.tunnel.ifname)} {_drop('forward')}"
-    if lan := _lan(policy):
-        yield from _to_lan(policy, f"iifname {_braces([*lan, *links])} ")
-    if links:
-        yield from _from_lan(policy, "jump inside")  # a published port, a routed virtual machine
+    if _lan(policy):
+        yield "iifname @lan_links oifname @lan_links jump to_lan"
+        if _inside(policy):
+            yield "iifname @inside_links oifname @lan_links jump to_lan"
+            yield from _from_lan("jump inside")  # a published port, a routed virtual machine
     yield _refuse("forward")
+
+
+def _to_tunnel(tunnel: Tunnel) -> Iterator[str]:
+    """Everything but DNS to others than its resolvers: that returns, and is refused."""
+    yield from _matching("daddr", tunnel.resolvers, "accept")
+    yield f"{DNS} return"
+    yield "accept"
 
 
 def _to_inside(policy: FirewallPolicy) -> Iterator[str]:
     """To containers and virtual machines: over links that lead nowhere else, only to the networks there."""
     for link, networks in _inside(policy).items():
-        yield from _matching(f"oifname {link}", "daddr", [*networks, *_nearby(networks, INSIDE_NEARBY)], "accept")
+        yield from _matching("daddr", [*networks, *_nearby(networks, INSIDE_NEARBY)], "accept", f"oifname {link} ")
 
 
 def _nearby(networks: Sequence[IPv4Network | IPv6Network], nearby: Iterable[IPv4Network | IPv6Network]) -> list[Item]:
@@ -200,28 +296,15 @@ def _nearby(networks: Sequence[IPv4Network | IPv6Network], nearby: Iterable[IPv4
     return [each for each in nearby if any(each.version == network.version for network in networks)]
 
 
-def _to_lan(policy: FirewallPolicy, where: str) -> Iterator[str]:
-    if links := _lan(policy):
-        where += f"oifname {_braces(links)}"
-        yield from _matching(where, "daddr", (*LAN, *LAN_MULTICAST), "accept")
-        for family in _disjoint(policy.lan_subnets):
-            yield f"{where} {family} daddr @{SUBNETS[family]} accept"
+def _to_lan() -> Iterator[str]:
+    for family, networks in NETWORKS.items():
+        yield f"{family} daddr @{networks} accept"
+    yield from _matching("daddr", LAN_MULTICAST, "accept")
 
 
-def _from_lan(policy: FirewallPolicy, verdict: str) -> Iterator[str]:
-    if links := _lan(policy):
-        where = f"iifname {_braces(links)}"
-        yield from _matching(where, "saddr", LAN, verdict)
-        for family in _disjoint(policy.lan_subnets):
-            yield f"{where} {family} saddr @{SUBNETS[family]} {verdict}"
-
-
-def _subnets(policy: FirewallPolicy) -> Iterator[str]:
-    """The administrator's local networks as named sets: there may be thousands, and three hooks ask."""
-    if _lan(policy):
-        for family, texts in _disjoint(policy.lan_subnets).items():
-            yield from (f"\tset {SUBNETS[family]} {{", f"\t\ttype {'ipv4' if family == 'ip' else 'ipv6'}_addr")
-            yield from ("\t\tflags interval", f"\t\telements = {texts}", "\t}")
+def _from_lan(verdict: str) -> Iterator[str]:
+    for family, networks in NETWORKS.items():
+        yield f"iifname @lan_links {family} saddr @{networks} {verdict}"
 
 
 @lru_cache(maxsize=4)
@@ -239,21 +322,6 @@ def _disjoint(networks: tuple[IPv4Network | IPv6Network, ...]) -> dict[str, str]
     return {family: _braces(texts) for family, texts in kept.items()}
 
 
-def _dns(policy: FirewallPolicy, hook: str) -> Iterator[str]:
-    """Allowed DNS, then none. What goes over cleared links has been accepted before."""
-    if policy.tunnel:
-        link = _name(policy.tunnel.ifname)
-        for family, resolvers in _by_family(policy.tunnel.resolvers):
-            yield f"oifname {link} {family} daddr {_braces(resolvers)} {DNS} accept"
-    if hook == "out":
-        # A local sender learns of a drop at once as well (EPERM). The ICMP error of a reject on top of that makes
-        # systemd-resolved spin at 100 % CPU (systemd #33862, L18).
-        yield f"udp dport {{ 53, 853 }} {_drop(hook)}"
-        yield f"tcp dport {{ 53, 853 }} {_refuse(hook)}"
-    else:
-        yield f"{DNS} {_refuse(hook)}"
-
-
 def _clears(policy: FirewallPolicy) -> bool:
     """In idle the rules are there even while the set is empty: filling it is then a cheap change of elements."""
     return policy.phase is Phase.IDLE or bool(policy.cleared)
@@ -262,6 +330,23 @@ def _clears(policy: FirewallPolicy) -> bool:
 def _lan(policy: FirewallPolicy) -> tuple[str, ...]:
     """The links of the local network; private addresses at the other end of the tunnel are not that."""
     return elements(policy.lan - _tunnels(policy))
+
+
+def _login(policy: FirewallPolicy) -> tuple[str, ...]:
+    """The links of a captive portal's login."""
+    return elements(policy.login - _tunnels(policy))
+
+
+def _beacons(policy: FirewallPolicy) -> Iterator[tuple[str, Endpoint]]:
+    """Links, as elements, and the servers that may be asked there for a proof."""
+    for ifname, beacon in policy.beacons:
+        for link in elements({ifname} - _tunnels(policy)):
+            yield link, beacon
+
+
+def _tree(policy: FirewallPolicy) -> tuple[str, ...]:
+    """The links over which the process tree of such a login may go."""
+    return elements(policy.tree - _tunnels(policy))
 
 
 def _inside(policy: FirewallPolicy) -> dict[str, list[IPv4Network | IPv6Network]]:
@@ -278,9 +363,9 @@ def _tunnels(policy: FirewallPolicy) -> frozenset[str]:
 
 
 def _guard(policy: FirewallPolicy, direction: str, field: str, verdict: str) -> Iterator[str]:
-    links = _braces(['"lo"', _own(policy)])
+    """The address first: few packets have it, and it is compared fastest. `lo` has been accepted where it counts."""
     for family, addresses in _by_family(policy.guarded):
-        yield f"{direction} != {links} {family} {field} {_braces(addresses)} {verdict}"
+        yield f"{family} {field} {_braces(addresses)} {direction} != {_own(policy)} {verdict}"
 
 
 def _refuse(hook: str) -> str:
@@ -307,6 +392,12 @@ def _protocol(server: Endpoint) -> str:
     return server.protocol
 
 
+def _port(number: int) -> int:
+    if not 0 < number < 65536:
+        raise ValueError(f"not a port: {number}")
+    return number
+
+
 def _own(policy: FirewallPolicy) -> str:
     return _name(policy.tunnel.ifname if policy.tunnel else TUNNEL_IFNAME)
 
@@ -320,9 +411,9 @@ def _name(ifname: str) -> str:
 Item = IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 
-def _matching(links: str, field: str, items: Sequence[Item], verdict: str) -> Iterator[str]:
+def _matching(field: str, items: Sequence[Item], verdict: str, link: str = "") -> Iterator[str]:
     for family, texts in _by_family(items):
-        yield f"{links} {family} {field} {_braces(texts)} {verdict}"
+        yield f"{link}{family} {field} {_braces(texts)} {verdict}"
 
 
 def _by_family(items: Sequence[Item]) -> Iterator[tuple[str, list[str]]]:
@@ -341,6 +432,11 @@ def _family(item: Item) -> str:
 
 def _braces(items: Iterable[str]) -> str:
     return "{ " + ", ".join(items) + " }"
+
+
+def _set(name: str, kind: str, elements: str, *properties: str) -> list[str]:
+    lines = (f"type {kind}", *properties, f"elements = {elements}")
+    return [f"\tset {name} {{", *(f"\t\t{line}" for line in lines), "\t}"]
 
 
 def _chain(name: str, hook: str, rules: Iterable[str]) -> list[str]:

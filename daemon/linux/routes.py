@@ -23,6 +23,9 @@ its wide scope. A second rule would help in neither, and it would end the look-u
 of a new default route (fib_check_nh): no DHCP client could set one. With the local network allowed there is no second
 rule for IPv6 either, and what is bound goes on to main. The firewall refuses all this before a frame is made.
 
+While people log in to a captive portal, both rules let pass a second mark as well, by a mask: that of the process tree
+in which they do. At any other time that mark is worth nothing.
+
 The rules' priority, 100: after `local` (0), before everybody else's. Tailscale uses 5210 to 5270, VRF 1000,
 NetworkManager and wg-quick 30000 to 32765; a rule of theirs before ours would steer packets into the firewall's reject.
 Protocol "kernel" on rule and routes: systemd-networkd deletes all others it does not know (networkd.conf(5),
@@ -46,7 +49,7 @@ from daemon.host import HostError
 from daemon.linux import rtnetlink
 from daemon.linux.sysctls import Sysctls
 from policies.facts import Tunnel
-from policies.firewall import LAN, LAN_MULTICAST, MARK, FirewallPolicy
+from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, FirewallPolicy
 
 TABLE = MARK
 PRIORITY = 100
@@ -87,6 +90,7 @@ class Rule(NamedTuple):
 
 
 OURS = Rule(PRIORITY, MARK, 0xFFFFFFFF, INVERT)
+BOTH = 0xFFFFFFFF ^ MARK ^ LOGIN_MARK  # as a mask: either mark, while people log in to a captive portal
 END = Rule(PRIORITY + 1, MARK, 0xFFFFFFFF, INVERT, NOWHERE)  # names our table, too, so that it is known for ours
 
 
@@ -197,7 +201,8 @@ class LinuxRoutes:
 def _rules_of(policy: FirewallPolicy, family: int) -> list[Rule]:
     if not policy.capture:
         return []
-    return [OURS, END] if family == socket.AF_INET6 and not policy.lan else [OURS]  # the local network is in main
+    rules = [OURS, END] if family == socket.AF_INET6 and not policy.lan else [OURS]  # the local network is in main
+    return [rule._replace(mark=BOTH & MARK, mask=BOTH) for rule in rules] if policy.tree else rules
 
 
 def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:

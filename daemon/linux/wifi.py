@@ -1,13 +1,14 @@
 """The Wi-Fi networks of this machine, from several sources. The first source that knows a link wins.
 
 A source may also know that a link has joined nothing (None). The sources after it, which may lag behind, cannot then
-say otherwise.
+say otherwise. What the kernel cannot know, whether 802.1X checks the network's server, any source may add.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from daemon.linux.networkmanager import NetworkManager
 from daemon.linux.nl80211 import Nl80211
 from policies.facts import WifiNetwork
+from policies.settings import has_accounts
 
 log = structlog.get_logger()
 
@@ -26,6 +28,10 @@ class Source(Protocol):
 
     async def read(self) -> Mapping[str, WifiNetwork | None]:
         """By ifname. None: this source knows the link, and it has joined no network; absent: it does not know it."""
+        ...
+
+    async def server_unchecked(self, ifname: str) -> bool | None:
+        """Whether 802.1X on this link trusts any server. False where it cannot know; None: not yet, a hint follows."""
         ...
 
     def watch(self) -> AsyncIterator[None]: ...
@@ -41,6 +47,7 @@ class LinuxWifi:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = tuple(sources)
+        self._unchecked: frozenset[str] = frozenset()  # ifnames, for as long as they are joined to something
         self._failures: dict[Source, str] = {}  # what was said last of each that fails: once is enough
 
     async def read(self) -> Mapping[str, WifiNetwork]:
@@ -49,7 +56,23 @@ class LinuxWifi:
         found: dict[str, WifiNetwork | None] = {}
         for answer in reversed(answers):
             found.update(answer)
-        return {ifname: network for ifname, network in found.items() if network is not None}
+        networks = {ifname: network for ifname, network in found.items() if network is not None}
+        await self._judge_sign_in(networks)
+        return networks
+
+    async def _judge_sign_in(self, networks: dict[str, WifiNetwork]) -> None:
+        """Where it is not known yet whether the server is checked, the network is not known yet."""
+        asked = [ifname for ifname, network in networks.items() if has_accounts(network.security)]
+        # Said of an association it stays said: NetworkManager may end before the association does.
+        self._unchecked &= set(asked)
+        for ifname in asked:
+            answers = [await source.server_unchecked(ifname) for source in self._sources]
+            if True in answers:
+                self._unchecked |= {ifname}
+            if ifname in self._unchecked:
+                networks[ifname] = replace(networks[ifname], server_unchecked=True)
+            elif None in answers:
+                del networks[ifname]
 
     async def _read(self, source: Source) -> Mapping[str, WifiNetwork | None]:
         try:

@@ -14,23 +14,37 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from lab.addresses import ECHO_PORT, WEB_PORT
 from lab.hosts import Host
 from lab.processes import LabError, Process
-from lab.radio.networks import ACCESS_POINTS, NETWORKS, PASSWORD, hostapd_conf
+from lab.radio.networks import ACCESS_POINTS, CAMPUS, NETWORKS, PASSWORD, hostapd_conf
+from lab.traffic import Talker
 from lab.vpn_server import private_key
 
 TOP = Path(__file__).parents[2]
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 RADIOS = 5
 GATEWAY, LAPTOP, PORT = "10.77.0.1", "10.77.0.9", 51820
+GATEWAY6, LAPTOP6 = "2001:db8:77::1", "2001:db8:77::9"
+INTERNET, INTERNET6 = "198.51.100.1", "2001:db8:64::1"  # addresses of the gateway as well
 INSIDE_SERVER, INSIDE_CLIENT = "10.9.0.1", "10.9.0.2"
+HOOK = Path("/usr/lib/systemd/system-sleep/lab")  # systemd-sleep(8) runs it before and after, and waits for its end
+AWAKE, TOLD = Path("/run/lab/awake"), Path("/run/lab/told")
+PREPARING = (
+    "busctl", "get-property", "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager",
+    "PreparingForSleep",
+)  # fmt: skip
 CARDS = {1: "wlan2", 2: "wlan3"}  # of the access points
 
 
-def run(*argv: str, check: bool = True, timeout: float = 60) -> str:
+# Everything waits for states. A machine under other load may be 60 times slower than one with this processor.
+PATIENCE = 120.0  # seconds
+
+
+def run(*argv: str, check: bool = True, timeout: float = PATIENCE) -> str:
     """A program on the laptop; its standard output. Raises LabError when `check`."""
     done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, timeout=timeout)
     if check and done.returncode != 0:
@@ -38,7 +52,7 @@ def run(*argv: str, check: bool = True, timeout: float = 60) -> str:
     return done.stdout
 
 
-def wait_for(done: Callable[[], object], what: str, timeout: float = 40.0) -> None:
+def wait_for(done: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Raises LabError."""
     deadline = time.monotonic() + timeout
     while not done():
@@ -60,6 +74,12 @@ class ThisMachine(Host):
     def pid(self) -> int:
         return 1
 
+    def run(
+        self, *argv: str, check: bool = True, input: str | None = None, timeout: float = PATIENCE,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        return super().run(*argv, check=check, input=input, timeout=timeout, env=env)
+
     def close(self) -> None:
         for process in self._processes:
             if process.running:
@@ -76,6 +96,7 @@ class RadioLaboratory:
         self.laptop = ThisMachine("laptop")
         self.air = Host("air")
         self._points: dict[int, Process] = {}
+        self._services: tuple[Process, ...] = ()
 
     def __enter__(self) -> RadioLaboratory:
         # Its package would do that: the daemon may own its name on the system bus.
@@ -100,15 +121,20 @@ class RadioLaboratory:
         for card in CARDS.values():
             phy = Path(f"/sys/class/net/{card}/phy80211/name").read_text().strip()
             run("iw", "phy", phy, "set", "netns", str(self.air.pid))
-        self.air.ip(
-            "link set lo up", "link add lan type bridge", f"address add {GATEWAY}/24 dev lan", "link set lan up"
-        )
-        self.air.write("/run/lab/eap-users", f'"user" PWD "{PASSWORD}"\n')
-        self._dhcp = self.air.start(
+        addresses = f"{GATEWAY}/24", f"{INTERNET}/32", f"{GATEWAY6}/64 nodad", f"{INTERNET6}/128 nodad"
+        self.air.ip("link set lo up", "link add lan type bridge", "link set lan up")
+        self.air.ip(*(f"address add {address} dev lan" for address in addresses))
+        users = '"user" PWD "{0}"\n"tunnelled" TTLS\n"tunnelled" TTLS-PAP "{0}" [2]\n'
+        self.air.write("/run/lab/eap-users", users.format(PASSWORD))
+        self._certificate()
+        names = self.air.start(
             "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--interface=lan",
-            "--bind-interfaces", "--dhcp-range=10.77.0.50,10.77.0.99,1h", "--dhcp-leasefile=/run/lab/leases",
-            "--no-resolv", "--no-hosts", f"--address=/internet.test/{GATEWAY}",
+            "--interface=wg0", "--bind-dynamic", "--dhcp-range=10.77.0.50,10.77.0.99,1h",
+            "--dhcp-leasefile=/run/lab/leases", "--no-resolv", "--no-hosts", f"--address=/internet.test/{INTERNET}",
         )  # fmt: skip
+        web = self.air.start(self.python, "-I", "-S", str(TOP / "lab" / "services.py"), INTERNET, INTERNET6)
+        self._services = names, web
+        web.wait_output("ready", PATIENCE)
         for point in ACCESS_POINTS:
             self.power_on(point)
 
@@ -116,19 +142,30 @@ class RadioLaboratory:
         """Everything that `load` has made."""
         for point in tuple(self._points):
             self.power_off(point)
-        self._dhcp.stop()
+        for service in self._services:
+            service.stop(PATIENCE)
         self.air.ip("link delete lan")
         run("modprobe", "-r", "mac80211_hwsim", "mac80211", "cfg80211")
+
+    def _certificate(self) -> None:
+        """Of the server that stands behind the campus network: its own authority, as in most of them."""
+        if not Path(CAMPUS).exists():
+            run(
+                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+                "365", "-subj", "/CN=radius.campus.example", "-keyout", f"{CAMPUS}.key", "-out", CAMPUS,
+            )  # fmt: skip
+        for file in (CAMPUS, f"{CAMPUS}.key"):
+            self.air.write(file, Path(file).read_text(encoding="ascii"), 0o600)
 
     def power_on(self, point: int) -> None:
         """Start an access point; returns when it sends beacons."""
         card = CARDS[point]
         self.air.write(f"/run/lab/point-{point}.conf", hostapd_conf(point, card))
         self._points[point] = self.air.start("hostapd", f"/run/lab/point-{point}.conf")
-        self._points[point].wait_output("AP-ENABLED", 60)
+        self._points[point].wait_output("AP-ENABLED", PATIENCE)
 
     def power_off(self, point: int) -> None:
-        self._points.pop(point).stop(30)
+        self._points.pop(point).stop(PATIENCE)
 
     def deauthenticate(self, point: int, name: str) -> None:
         """The access point sends the laptop away."""
@@ -149,7 +186,7 @@ class RadioLaboratory:
         self.air.ip("link set wg0 up")
 
     @contextlib.contextmanager
-    def echo(self, timeout: float = 30.0) -> Iterator[socket.socket]:
+    def echo(self, timeout: float = PATIENCE) -> Iterator[socket.socket]:
         """A TCP connection to the gateway, beside the VPN, which says everything back."""
         with self.air.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             listener.bind((GATEWAY, 0))
@@ -168,6 +205,53 @@ class RadioLaboratory:
 
     def stop_server(self) -> None:
         self.air.ip("link delete wg0")
+
+    # --- the laptop ---------------------------------------------------------------------------------------------------
+
+    def address(self, card: str = "wlan0") -> None:
+        """Static addresses and routes: nothing waits for DHCP, so whatever may leave, leaves at once."""
+        run("ip", "address", "replace", f"{LAPTOP}/24", "dev", card)
+        run("ip", "address", "replace", f"{LAPTOP6}/64", "dev", card, "nodad")
+        run("ip", "route", "replace", "default", "via", GATEWAY, "dev", card)
+        run("ip", "-6", "route", "replace", "default", "via", GATEWAY6, "dev", card)
+
+    def forget(self, card: str = "wlan0") -> None:
+        """Of `address`."""
+        run("ip", "address", "flush", "dev", card, "scope", "global", check=False)
+        run("ip", "-6", "route", "flush", "dev", card, "default", check=False)
+
+    def traffic(self, rate: float = 5.0, device: str = "wlan0") -> Talker:
+        """Nine kinds of traffic, `rate` tries a second each: `with lab.traffic() as traffic: ...`."""
+        plan = {
+            "rate": rate, "device": device, "target4": INTERNET, "target6": INTERNET6,
+            "resolvers": [GATEWAY, GATEWAY6, INTERNET, INSIDE_SERVER], "echo_port": ECHO_PORT, "web_port": WEB_PORT,
+        }  # fmt: skip
+        return Talker(self.laptop, self.python, plan)
+
+    @contextlib.contextmanager
+    def night(self) -> Iterator[None]:
+        """The machine sleeps, and within this is awake already, but systemd-logind has not told anybody yet.
+
+        logind, its locks, signals and systemd-sleep are the real ones, and the kernel freezes all processes. What is
+        left out are the drivers' parts (/sys/power/pm_test): the checkout's file system would not survive them.
+        """
+        slept = Path("/sys/power/suspend_stats/success")
+        before = int(slept.read_text())
+        for file in (AWAKE, TOLD):
+            file.unlink(missing_ok=True)
+        HOOK.write_text(f"#!/bin/sh\n[ $1 = post ] || exit 0\ntouch {AWAKE}\nuntil [ -e {TOLD} ]; do sleep 0.1; done\n")
+        HOOK.chmod(0o755)
+        Path("/sys/power/pm_test").write_text("freezer")
+        Path("/sys/module/suspend/parameters/pm_test_delay").write_text("1")
+        try:
+            run("systemctl", "suspend")
+            wait_for(AWAKE.exists, "the machine has slept, and is awake")
+            yield
+        finally:
+            TOLD.touch()
+        wait_for(lambda: "true" not in run(*PREPARING), "systemd-logind has told that the machine is awake")
+        if int(slept.read_text()) != before + 1:
+            raise LabError("the kernel did not freeze the machine")
 
     def _public(self, name: str) -> str:
         return self.laptop.run("wg", "pubkey", input=private_key(0, name)).stdout.strip()

@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from lab.processes import LabError
@@ -16,6 +18,7 @@ TOP = Path(__file__).parents[2]
 IMAGE = TOP / "lab" / "radio" / "image"
 FOLDER = Path("/var/cache/tunwarden-radio")
 CONSOLE = "console"
+BUILD_S = 1200  # seconds; most of it is downloading
 # Hardware virtualisation with a stock kernel; the module kvm_pvm, which gives a /dev/kvm too, needs a patched one.
 KVM = any(Path(f"/sys/module/kvm_{maker}").is_dir() for maker in ("intel", "amd")) and os.access("/dev/kvm", os.W_OK)
 # Of the emulated processors this one boots fastest: newer ones spend their time on AVX.
@@ -26,6 +29,9 @@ KERNEL = (
 )
 
 
+MEMORY = 1024  # MiB, of the machine
+
+
 def why_no_machine() -> str | None:
     """Why the radio tier cannot run here, or None."""
     if os.uname().machine != "x86_64":
@@ -34,7 +40,20 @@ def why_no_machine() -> str | None:
         return "needs root: the radio tier's machine is built from packages"
     if shutil.which("apt-get") is None:
         return "the radio tier's machine is built from Debian packages, and there is no apt-get"
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = next(int(line.split()[1]) // 1024 for line in file if line.startswith("MemAvailable"))
+    if free < MEMORY * 5 // 4:
+        return f"the radio tier's machine needs {MEMORY * 5 // 4} MiB of memory, {free} are free"
     return None
+
+
+def build() -> None:
+    """The image, where its inputs have changed. Raises LabError."""
+    try:
+        subprocess.run([IMAGE, FOLDER], check=True, timeout=BUILD_S)
+        subprocess.run(["qemu-system-x86_64", "--version"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.SubprocessError) as err:
+        raise LabError(f"the radio machine could not be built: {err}") from err
 
 
 class RadioMachine:
@@ -51,7 +70,7 @@ class RadioMachine:
 
     def __enter__(self) -> RadioMachine:
         try:
-            subprocess.run([IMAGE, FOLDER], check=True, stdout=None, timeout=900)
+            build()
             (self.outside / "command").write_text(self._command, encoding="utf-8")
             self._boot()
         except BaseException:
@@ -65,7 +84,8 @@ class RadioMachine:
             self._qemu = subprocess.Popen(
                 [
                     "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", *PROCESSOR, "-nodefaults",
-                    "-display", "none", "-nic", "none", "-smp", str(min(2, os.cpu_count() or 1)), "-m", "1024",
+                    "-display", "none", "-no-reboot", "-nic", "none", "-m", str(MEMORY),
+                    "-smp", str(min(2, os.cpu_count() or 1)),
                     "-kernel", FOLDER / "vmlinux", "-initrd", FOLDER / "initrd", "-append", KERNEL,
                     "-drive", f"file={FOLDER}/root.img,format=raw,if=virtio,snapshot=on",
                     "-virtfs", f"local,path={TOP},mount_tag=project,{shared},readonly=on",
@@ -97,6 +117,16 @@ class RadioMachine:
         except FileNotFoundError:
             return ""
 
+    def told_live(self) -> Iterator[str]:
+        """What the command prints, as it does, until it ends."""
+        seen, over = 0, False
+        while not over:
+            over = not self.running
+            text = self.read("output")
+            yield text[seen:]
+            seen = len(text)
+            time.sleep(0.2)
+
     def told(self) -> str:
         """The last of what QEMU, the kernel and the command said."""
         return "\n".join(f"--- {name}\n{self.read(name)[-3000:]}" for name in ("qemu", CONSOLE, "output"))
@@ -110,19 +140,17 @@ class RadioMachine:
 
 
 def main() -> None:
-    """`python -m lab.radio.machine COMMAND`: its output, for trying things out."""
-    import sys
-
-    with RadioMachine(sys.argv[1]) as machine:
-        seen = 0
-        while machine.running:
-            time.sleep(0.5)
-            text = machine.read("output")
-            print(text[seen:], end="", flush=True)
-            seen = len(text)
-        status = machine.wait(10)
-        print(machine.read("output")[seen:], end="")
-    sys.exit(status)
+    """`python -m lab.radio.machine [COMMAND]`: its output, for trying things out; without one, only the image."""
+    if why := why_no_machine():
+        print(f"left out: {why}")
+        return
+    build()
+    if len(sys.argv) > 1:
+        with RadioMachine(sys.argv[1]) as machine:
+            for text in machine.told_live():
+                print(text, end="", flush=True)
+            status = machine.wait(60)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

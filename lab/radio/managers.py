@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from lab.processes import LabError, Process
-from lab.radio.laboratory import RadioLaboratory, authorised, run, wait_for
-from lab.radio.networks import NETWORKS, PASSWORD, colons, supplicant_conf
+from lab.processes import Process
+from lab.radio.laboratory import PATIENCE, RadioLaboratory, authorised, run, wait_for
+from lab.radio.networks import CAMPUS, NETWORKS, PASSWORD, bssid, colons, supplicant_conf
 from policies.facts import Security
 
+# How NetworkManager's connections sign in to the campus network, by their names.
+SIGN_INS = {
+    "802.1x": ("eap=pwd;", "identity=user"),
+    "802.1x, any server": ("eap=ttls;", "identity=tunnelled", "phase2-auth=pap"),
+    "802.1x, its server": ("eap=ttls;", "identity=tunnelled", "phase2-auth=pap", f"ca-cert={CAMPUS}"),
+}
 PROFILES = Path("/etc/NetworkManager/system-connections")
+ROAM_S = 15.0  # seconds until it is asked for again
 IWD = Path("/var/lib/iwd")
 
 
@@ -36,7 +44,7 @@ class Manager(ABC):
     def join(self, name: str) -> None:
         """Returns when data may pass. Raises LabError."""
         self.ask(name)
-        wait_for(lambda: authorised(self.card), f"{type(self).__name__} has joined {name}", 60)
+        wait_for(lambda: authorised(self.card), f"{type(self).__name__} has joined {name}")
 
     def __enter__(self) -> Manager:
         self.start()
@@ -62,7 +70,7 @@ class Supplicant(Manager):
 
     def leave(self) -> None:
         if self._process is not None and self._process.running:
-            self._process.stop(30)
+            self._process.stop(PATIENCE)
         self._process = None
 
     def stop(self) -> None:
@@ -74,13 +82,28 @@ class Supplicant(Manager):
     def output(self) -> str:
         return self._process.output() if self._process else ""
 
-    def roam(self, address: bytes) -> None:
-        """To that access point of the same network; returns when it is asked for."""
-        self.cli("scan", "freq=2412,2437")
-        wait_for(lambda: colons(address) in self.cli("scan_results"), f"{colons(address)} in the scan results")
-        answer = self.cli("roam", colons(address))
-        if "OK" not in answer:
-            raise LabError(f"wpa_cli roam: {answer}")
+    def roam(self, point: int, name: str) -> None:
+        """To that access point of the network; returns when data may pass there. Raises LabError."""
+        address = colons(bssid(point, name))
+        wait_for(lambda: self._roamed(address), f"roamed to {address}")
+
+    def _roamed(self, address: str) -> bool:
+        """An access point's answer may be too late under emulation: then the supplicant returns where it was."""
+
+        def there() -> bool:
+            link = run("iw", "dev", self.card, "link", check=False)
+            return f"Connected to {address}" in link and authorised(self.card)
+
+        if not there():
+            self.cli("scan", "freq=2412,2437")
+            wait_for(lambda: address in self.cli("scan_results"), f"{address} in the scan results")
+            self.cli("roam", address)
+        deadline = time.monotonic() + ROAM_S
+        while not there():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
 
 class NetworkManager(Manager):
@@ -91,20 +114,22 @@ class NetworkManager(Manager):
         conf.write_text(f"[keyfile]\nunmanaged-devices=except:interface-name:{self.card}\n[main]\nno-auto-default=*\n")
         for name in NETWORKS:
             self._profile(name, PASSWORD)
-        run("systemctl", "start", "NetworkManager", timeout=120)
-        wait_for(lambda: ":disconnected" in self._device(), "NetworkManager has the card", 60)
+        for sign_in in SIGN_INS:
+            self._profile("802.1x", PASSWORD, sign_in)
+        run("systemctl", "start", "NetworkManager")
+        wait_for(lambda: ":disconnected" in self._device(), "NetworkManager has the card")
 
     def _device(self) -> str:
         return run("nmcli", "-t", "-f", "DEVICE,STATE", "device", check=False)
 
-    def _profile(self, name: str, password: str) -> None:
-        network = NETWORKS[name]
+    def _profile(self, name: str, password: str, sign_in: str = "802.1x") -> None:
+        network, label = NETWORKS[name], sign_in if name == "802.1x" else name
         key = {
             Security.OWE: "owe", Security.WPA3: "sae", Security.ENTERPRISE: "wpa-eap",
             Security.OPEN: "", Security.OWE_TRANSITION: "", Security.WEP: "none",
         }.get(network.security, "wpa-psk")  # fmt: skip
         lines = [
-            "[connection]", f"id={name}", "type=wifi", f"interface-name={self.card}", "autoconnect=false",
+            "[connection]", f"id={label}", "type=wifi", f"interface-name={self.card}", "autoconnect=false",
             "[wifi]", f"ssid={''.join(f'{byte};' for byte in network.ssid)}", f"hidden={str(network.hidden).lower()}",
             "[ipv4]", "method=manual", "address1=10.77.0.9/24", "[ipv6]", "method=disabled",
         ]  # fmt: skip
@@ -115,8 +140,8 @@ class NetworkManager(Manager):
         if key == "none":
             lines.append("wep-key0=12345")
         if key == "wpa-eap":
-            lines += ["[802-1x]", "eap=pwd;", "identity=user", f"password={password}"]
-        file = PROFILES / f"{name}.nmconnection"
+            lines += ["[802-1x]", *SIGN_INS[sign_in], f"password={password}"]
+        file = PROFILES / f"{label}.nmconnection"
         file.write_text("\n".join(lines) + "\n")
         file.chmod(0o600)
 
@@ -127,8 +152,8 @@ class NetworkManager(Manager):
         run("nmcli", "--wait", "0", "connection", "up", name)
 
     def join(self, name: str) -> None:
-        """Networks are joined by their profile, which NetworkManager does when it has seen the network."""
-        wait_for(lambda: self._up(name), f"NetworkManager has joined {name}", 90)
+        """By the connection of that name, which NetworkManager can when it has seen the network."""
+        wait_for(lambda: self._up(name), f"NetworkManager has joined {name}")
 
     def _up(self, name: str) -> bool:
         run("nmcli", "--wait", "30", "connection", "up", name, check=False)
@@ -138,7 +163,7 @@ class NetworkManager(Manager):
         run("nmcli", "device", "disconnect", self.card, check=False)
 
     def stop(self) -> None:
-        run("systemctl", "stop", "NetworkManager", "wpa_supplicant", timeout=120)
+        run("systemctl", "stop", "NetworkManager", "wpa_supplicant")
         run("ip", "address", "flush", "dev", self.card, check=False)
 
 
@@ -161,15 +186,15 @@ class Iwd(Manager):
         extra.parent.mkdir(parents=True, exist_ok=True)
         extra.write_text(f"[Service]\nExecStart=\nExecStart=/usr/libexec/iwd --interfaces {self.card}\n")
         run("systemctl", "daemon-reload")
-        run("systemctl", "start", "iwd", timeout=120)
-        wait_for(lambda: self.card in run("iwctl", "device", "list", check=False), "iwd has the card", 60)
+        run("systemctl", "start", "iwd")
+        wait_for(lambda: self.card in run("iwctl", "device", "list", check=False), "iwd has the card")
 
     def ask(self, name: str, password: str = PASSWORD) -> None:
         run("iwctl", "--dont-ask", "station", self.card, "connect", NETWORKS[name].ssid.decode(), check=False)
 
     def join(self, name: str) -> None:
         """Networks can be joined once they have been seen; under emulation an access point's answer may be too late."""
-        wait_for(lambda: self._connected(name), f"iwd has joined {name}", 90)
+        wait_for(lambda: self._connected(name), f"iwd has joined {name}")
 
     def _connected(self, name: str) -> bool:
         if NETWORKS[name].ssid.decode() in run("iwctl", "station", self.card, "get-networks", check=False):
@@ -182,7 +207,7 @@ class Iwd(Manager):
         run("iwctl", "station", self.card, "disconnect", check=False)
 
     def stop(self) -> None:
-        run("systemctl", "stop", "iwd", timeout=120)
+        run("systemctl", "stop", "iwd")
 
 
 MANAGERS: dict[str, type[Manager]] = {"wpa_supplicant": Supplicant, "networkmanager": NetworkManager, "iwd": Iwd}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from policies.facts import Security
 
 PASSWORD = "correct horse"
+CAMPUS = "/run/lab/campus.pem"  # the certificate of the server behind 802.1X; its key is beside it
 _RSN = ("wpa=2", "rsn_pairwise=CCMP")
 _PSK = f"wpa_passphrase={PASSWORD}"
 _KEY = f'psk="{PASSWORD}"'
@@ -81,7 +82,10 @@ NETWORKS: dict[str, AirNetwork] = {
     ),
     "802.1x": AirNetwork(
         b"Campus", Security.ENTERPRISE,
-        (*_RSN, "wpa_key_mgmt=WPA-EAP", "ieee8021x=1", "eap_server=1", "eap_user_file=/run/lab/eap-users"),
+        (
+            *_RSN, "wpa_key_mgmt=WPA-EAP", "ieee8021x=1", "eap_server=1", "eap_user_file=/run/lab/eap-users",
+            f"ca_cert={CAMPUS}", f"server_cert={CAMPUS}", f"private_key={CAMPUS}.key",
+        ),
         ("key_mgmt=WPA-EAP", "eap=PWD", 'identity="user"', f'password="{PASSWORD}"'),
     ),
     "not-utf8": AirNetwork(

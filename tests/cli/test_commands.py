@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from policies.own_settings import from_toml
 from tests.cli.running import daemon, popen, tunwarden
 from tests.ipc.places import MEMBER, ROOT, STRANGER, public_folder
 
@@ -220,6 +221,54 @@ def test_profiles(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "full").write_text("\n" * (1 << 18) + "x" * (1 << 19))
     assert tunwarden(folder, "profiles", "import", "home", str(tmp_path / "full")).code == 0
     assert tunwarden(folder, "profiles", "remove", "home").code == 0
+
+
+def test_settings(folder: Path, tmp_path: Path) -> None:
+    rows = [line.split(maxsplit=2) for line in tunwarden(folder, "settings", "get", who=STRANGER).out.splitlines()[1:]]
+    assert rows[0] == ["protection.lockdown", "true", "the administrator, /etc/tunwarden/tunwarden.toml:3"]
+    assert rows[2] == ["wifi.secured", "prompt", "user"]
+    assert [row[0] for row in rows] == ["protection.lockdown", "protection.lan_subnets", "wifi.secured"]
+    assert len(tunwarden(folder, "settings", "get", "protection").out.splitlines()) == 3
+    shown = tunwarden(folder, "settings", "get", "wifi.secured", who=STRANGER).out
+    assert shown.splitlines()[0] == "wifi.secured = prompt"
+    assert "  Allowed      auto_connect, prompt, ignore" in shown.splitlines()
+    found = tunwarden(folder, "settings", "get", "wifi.secured", "--json").json
+    assert isinstance(found, list) and (found[0]["value"], found[0]["default"]) == ("prompt", "ignore")
+    assert "there is no setting 'wifi.nothing'" in tunwarden(folder, "settings", "get", "wifi.nothing").err
+
+
+def test_settings_set_and_reset(folder: Path) -> None:
+    assert tunwarden(folder, "settings", "set", "wifi.secured", "ignore").code == 0
+    assert tunwarden(folder, "settings", "set", "wifi.secured", "ignore", who=MEMBER).code == 4
+    assert tunwarden(folder, "settings", "set", "wifi.secured", "auto_connect", who=MEMBER).code == 0
+    ended = tunwarden(folder, "settings", "set", "protection.lockdown", "false")
+    assert (ended.code, "fixed in /etc/tunwarden/tunwarden.toml:3" in ended.err) == (1, True)
+    assert tunwarden(folder, "settings", "reset", "wifi.secured").code == 0
+    assert tunwarden(folder, "settings", "reset", "--all").code == 0
+    assert tunwarden(folder, "settings", "reset", "--all", who=MEMBER).code == 4
+    for wrong in (("reset",), ("reset", "--all", "wifi.secured"), ("set", "wifi.secured"), ()):
+        assert tunwarden(folder, "settings", *wrong).code == 2
+
+
+def test_settings_export_is_what_import_takes(folder: Path, tmp_path: Path) -> None:
+    exported = tunwarden(folder, "settings", "export", who=STRANGER).out
+    assert from_toml(exported) == {
+        "protection.lan_subnets": "100.64.0.0/10, fd00::/48", "wifi.secured": "prompt",
+    }  # fmt: skip
+    file = tmp_path / "mine.toml"
+    assert tunwarden(folder, "settings", "export", str(file)).out == f"Wrote 2 settings to {file}.\n"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (exported, 0o600)
+    assert "File exists" in tunwarden(folder, "settings", "export", str(file)).err
+    ended = tunwarden(folder, "settings", "import", str(file))
+    assert (ended.code, ended.out) == (0, f"{len(exported.splitlines())} settings set.\n")
+    assert tunwarden(folder, "settings", "import", "-", stdin=exported, who=MEMBER).code == 4
+    assert "No such file" in tunwarden(folder, "settings", "import", "/nonexistent").err
+
+
+def test_settings_schema_needs_no_daemon() -> None:
+    with public_folder() as nowhere:
+        schema = json.loads(tunwarden(nowhere, "settings", "schema").out)
+        assert schema == json.loads((ROOT / "docs/tunwarden.schema.json").read_text())
 
 
 def test_settings_check_needs_no_daemon(tmp_path: Path) -> None:

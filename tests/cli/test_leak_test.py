@@ -197,7 +197,7 @@ def test_a_shared_target() -> None:
 STATUS = Status(
     state="idle", target="unprotected", protected=False, blocking=False, cause=None, cause_text=None, profile=None,
     server=None, since=0, networks=(), kill_switch=True, lockdown=False, warnings=(), alarm=None, rx_bytes=0,
-    tx_bytes=0, sequence=0, version="0",
+    tx_bytes=0, lists=0, sequence=0, version="0",
 )  # fmt: skip
 WLAN0 = Network("wlan0", "wifi", "x", "78", "open", "known", (), None, None, True)
 

@@ -41,6 +41,7 @@ class FakeHost:
     boot: FirewallPolicy | None = None  # what would block from the next boot on
     leaked: tuple[str, ...] = ()  # what the leak check finds
     obstacles: tuple[str, ...] = ()
+    beacons: dict[tuple[str, Endpoint], bytes] = field(default_factory=dict)  # what each shows; others are silent
     touch: Touch = TAMPERED
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ class FakeHost:
         self.host = Host(
             _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self),
             _Tamper(self), _Lockdown(self), _Sleep(self), _LeakCheck(self), _Obstacles(self),
+            _Beacons(self),
         )  # fmt: skip
 
     def ask(self, what: str, detail: object = None) -> None:
@@ -170,6 +172,19 @@ class _Obstacles:
     async def find(self, servers: Sequence[Endpoint]) -> tuple[str, ...]:
         self.fake.ask("obstacles", tuple(servers))
         return self.fake.obstacles
+
+
+class _Beacons:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def fingerprint(self, ifname: str, server: Endpoint) -> bytes:
+        self.fake.ask("beacon", (ifname, server))
+        await asyncio.sleep(0)
+        try:
+            return self.fake.beacons[ifname, server]
+        except KeyError:
+            raise HostError("beacon", "silent") from None
 
 
 class _Driver:

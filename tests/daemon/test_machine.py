@@ -9,7 +9,7 @@ import pytest
 
 from daemon.machine import LIVE, START, TEMPORARY, goal, step
 from policies.decide import Decision, Intent, decide
-from policies.facts import Facts, ProfileFacts, Tunnel
+from policies.facts import Facts, Internet, ProfileFacts, Reach, Tunnel
 from policies.firewall import TUNNEL_IFNAME
 from policies.profiles import facts as profile_facts
 from policies.settings import Settings, WifiAction
@@ -67,6 +67,15 @@ GOALS = {
     "no network": decision(facts=Facts(profiles={"office": PROFILE})),
     "no profile": decision(profile=None),
     "no route": replace(decision(), routable=False),
+    "portal": replace(decision(), portal=True),
+    "no Internet": decision(
+        facts=Facts(
+            links=(WLAN,),
+            wifi={"wlan0": CAFE},
+            profiles={"office": PROFILE},
+            internet={"wlan0": Internet(Reach.NOTHING, "probe")},
+        )
+    ),
     "settings broken": decision(closed=Cause.SETTINGS_BROKEN),
     "store broken": decision(closed=Cause.STORE_BROKEN),
 }
@@ -161,6 +170,19 @@ TRANSITIONS = [
      "Enforce OpenTunnel"),
     (at(Phase.BLOCKED, Cause.SERVER_UNREACHABLE), Reconnect(), "tunnel", Phase.RECONNECTING, Cause.SERVER_UNREACHABLE,
      "Enforce OpenTunnel"),
+    (at(Phase.CONNECTING), Changed(), "portal", Phase.DISCONNECTING, None, "Enforce CloseTunnel"),
+    (at(Phase.RECONNECTING), Changed(), "portal", Phase.DISCONNECTING, None, "Enforce CloseTunnel"),
+    (at(Phase.DISCONNECTING), TunnelClosed(3), "portal", Phase.PORTAL, Cause.PORTAL, "Enforce"),
+    (at(Phase.CONNECTED), Changed(), "portal", Phase.CONNECTED, None, "Enforce"),
+    (at(Phase.CONNECTED), TunnelDown(3, Cause.TUNNEL_LOST), "portal", Phase.BLOCKED, Cause.TUNNEL_LOST,
+     "Enforce CloseTunnel ScheduleRetry"),
+    (at(Phase.BLOCKED, Cause.TUNNEL_LOST), TunnelClosed(3), "portal", Phase.PORTAL, Cause.PORTAL, "Enforce"),
+    (at(Phase.BLOCKED, Cause.SERVER_UNREACHABLE), Changed(), "portal", Phase.PORTAL, Cause.PORTAL, "Enforce"),
+    (at(Phase.PORTAL, Cause.PORTAL), Changed(), "portal", Phase.PORTAL, Cause.PORTAL, "Enforce"),
+    (at(Phase.PORTAL, Cause.PORTAL), Changed(), "tunnel", Phase.CONNECTING, None, "Enforce OpenTunnel"),
+    (at(Phase.PORTAL, Cause.PORTAL), Changed(), "idle", Phase.IDLE, None, "RestoreResolvers Enforce"),
+    (at(Phase.BLOCKED, Cause.SERVER_UNREACHABLE), Changed(), "no Internet", Phase.BLOCKED, Cause.SERVER_UNREACHABLE,
+     "Enforce"),
     (at(Phase.BLOCKED, Cause.NO_ROUTE), Changed(), "tunnel", Phase.CONNECTING, None, "Enforce OpenTunnel"),
     (at(Phase.BLOCKED, Cause.STORE_BROKEN), Changed(), "idle", Phase.IDLE, None, "RestoreResolvers Enforce"),
     (at(Phase.IDLE), Failed(Cause.FIREWALL_FAILED), "idle", Phase.BLOCKED, Cause.FIREWALL_FAILED,
@@ -185,6 +207,15 @@ def test_failures_are_counted_and_forgotten() -> None:
     state = replace(at(Phase.CONNECTING), failures=4)
     assert step(state, TunnelDown(3, Cause.SERVER_UNREACHABLE), GOALS["tunnel"])[0].failures == 5
     assert step(state, TunnelUp(3, TUNNEL), GOALS["tunnel"])[0].failures == 0
+
+
+def test_where_internet_comes_back_a_tunnel_is_tried_at_once() -> None:
+    waiting, _ = step(at(Phase.BLOCKED, Cause.SERVER_UNREACHABLE), Changed(), GOALS["no Internet"])
+    assert step(waiting, Changed(), GOALS["no Internet"]) == (waiting, (Enforce(),)), "but not as long as it is away"
+    after, _ = step(waiting, Changed(), GOALS["tunnel"])
+    assert after.phase is Phase.RECONNECTING
+    failed, _ = step(after, TunnelDown(after.attempt, Cause.SERVER_UNREACHABLE), GOALS["tunnel"])
+    assert step(failed, Changed(), GOALS["tunnel"])[0] == failed, "once"
 
 
 def test_words() -> None:

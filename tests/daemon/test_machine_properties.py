@@ -19,7 +19,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from daemon.machine import START, step
 from policies.classify import Verdict, classify
 from policies.decide import Answer, Decision, Intent, Judgement, Manual, Rule, decide, intent_after
-from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Security, Tunnel, WifiNetwork
+from policies.facts import (
+    Endpoint,
+    Facts,
+    Internet,
+    Link,
+    LinkKind,
+    ProfileFacts,
+    Reach,
+    Security,
+    Tunnel,
+    WifiNetwork,
+)
 from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy, firewall
 from policies.settings import KnownNetwork, Settings, Wifi, WifiAction
 from policies.states import (
@@ -63,9 +74,11 @@ KINDS = dict(
 HOME = KnownNetwork(ssid=b"home", minimum_security=Security.WPA2, action=WifiAction.DISCONNECT)
 OFFICE = KnownNetwork(ssid=b"office", minimum_security=Security.WPA2, action=WifiAction.AUTO_CONNECT, profile="two")
 LOUNGE = KnownNetwork(ssid=b"lounge", minimum_security=Security.WPA2, action=WifiAction.AUTO_CONNECT, allow_lan=True)
+BEACON, DIGEST, FOREIGN = Endpoint(OUTSIDE4, 443, "tcp"), bytes(range(32)), bytes(32)
+VAULT = KnownNetwork(ssid=b"vault", action=WifiAction.DISCONNECT, beacon=BEACON, beacon_sha256=DIGEST)
 SETTINGS = (
-    Settings(known=(HOME, OFFICE, LOUNGE)),
-    Settings(known=(HOME, OFFICE, LOUNGE), wired=WifiAction.AUTO_CONNECT),
+    Settings(known=(HOME, OFFICE, LOUNGE, VAULT)),
+    Settings(known=(HOME, OFFICE, LOUNGE, VAULT), wired=WifiAction.AUTO_CONNECT),
     Settings(wifi=Wifi(unsecured=WifiAction.AUTO_CONNECT, secured=WifiAction.AUTO_CONNECT)),
     Settings(known=(HOME,), wifi=Wifi(prompt_fallback=WifiAction.IGNORE)),
     Settings(known=(HOME, LOUNGE), wifi=Wifi(secured=WifiAction.PROMPT), wired=WifiAction.PROMPT),
@@ -82,7 +95,7 @@ EVENTS = (
 )
 networks = st.builds(
     WifiNetwork,
-    ssid=st.sampled_from([b"home", b"office", b"lounge", b"cafe", b""]),
+    ssid=st.sampled_from([b"home", b"office", b"lounge", b"vault", b"cafe", b""]),
     security=st.sampled_from(Security),
     tkip=st.booleans(),
     malformed=st.booleans(),
@@ -94,14 +107,16 @@ PACKETS = [
         (SOURCE4, OUTSIDE4), (SOURCE6, OUTSIDE6), (SOURCE4, LAN4), (SOURCE6, LAN6), (SOURCE4, RESOLVER),
         (SOURCE4, SERVERS["one"].address), (SOURCE6, SERVERS["two"].address), (SOURCE4, SERVERS["dns"].address),
     )
-    for protocol, port in (("udp", 443), ("tcp", 443), ("udp", 53), ("tcp", 853), ("udp", 51820), ("icmp", 0))
+    for protocol, port in (
+        ("udp", 443), ("tcp", 443), ("tcp", 80), ("udp", 53), ("tcp", 53), ("tcp", 853), ("udp", 51820), ("icmp", 0),
+    )
     for mark in (0, MARK)
 ]  # fmt: skip
 
 
 ANSWERERS = st.sampled_from([Rule.ANSWER, Rule.FALLBACK])
 MOSTLY, RARELY = st.sampled_from([True] * 4 + [False]), st.sampled_from([False] * 4 + [True])
-visited: Counter[str] = Counter()  # phases, and "asking"
+visited: Counter[str] = Counter()  # phases, "asking", "offline", and "beacon"
 
 
 @cache
@@ -142,11 +157,19 @@ class Machine(RuleBasedStateMachine):
             self.act(action)
         self.enforced = True
         visited[self.state.phase] += 1
+        if self.state.phase is Phase.PORTAL:
+            assert self.reaching(Reach.PORTAL), "no portal is known"
+        if self.decision.waits_for_internet:
+            visited["offline"] += 1
         if self.decision.asking:
             visited["asking"] += 1
             assert self.facts.agents, "nobody is there to be asked"
             assert self.decision.target is Target.UNPROTECTED, "there is nothing to ask"
+            assert not self.reaching(Reach.NOTHING) & self.decision.asking, "nobody is asked where no Internet is"
             assert not any(each.network == answer.network for each in self.asked for answer in self.decision.answers)
+
+    def reaching(self, reach: Reach) -> set[str]:
+        return {ifname for ifname, found in self.facts.internet.items() if found.reach is reach}
 
     @property
     def asked(self) -> list[Judgement]:
@@ -172,15 +195,21 @@ class Machine(RuleBasedStateMachine):
             LINKS.index(ifname) + 2, ifname, KINDS[ifname], up=True, carrier=carrier,
             gateways=(SOURCE4, SOURCE6) if gateway else (), addresses=(BRIDGE,) if ifname == "br0" else (),
         )  # fmt: skip
-        wifi = {name: found for name, found in self.facts.wifi.items() if name != ifname}
-        self.facts = replace(self.facts, links=(*others, link), wifi=wifi, overdue=self.facts.overdue - {ifname})
+        self.facts = replace(self.forgetting(ifname), links=(*others, link))
         self.take(Changed())
+
+    def forgetting(self, ifname: str) -> Facts:
+        """What is known once the link has another carrier."""
+        others: Any = {
+            name: {link: found for link, found in getattr(self.facts, name).items() if link != ifname}
+            for name in ("wifi", "internet", "beacons")
+        }
+        return replace(self.facts, **others, overdue=self.facts.overdue - {ifname})
 
     @rule(ifname=st.sampled_from(LINKS))
     def unplug(self, ifname: str) -> None:
         links = tuple(link for link in self.facts.links if link.ifname != ifname)
-        wifi = {name: found for name, found in self.facts.wifi.items() if name != ifname}
-        self.facts = replace(self.facts, links=links, wifi=wifi, overdue=self.facts.overdue - {ifname})
+        self.facts = replace(self.forgetting(ifname), links=links)
         self.take(Changed())
 
     @rule(ifname=st.sampled_from(["wlan0", "wlan1"]), network=networks)
@@ -194,6 +223,37 @@ class Machine(RuleBasedStateMachine):
         if ifname not in self.facts.wifi and any(link.ifname == ifname for link in self.facts.uplinks):
             self.facts = replace(self.facts, overdue=self.facts.overdue | {ifname})
             self.take(Changed())
+
+    @rule(ifname=st.sampled_from(["wlan0", "wlan1"]), digest=st.sampled_from([DIGEST, FOREIGN, b""]))
+    def beacon_answered(self, ifname: str, digest: bytes) -> None:
+        if any(link.ifname == ifname for link in self.facts.uplinks):
+            self.facts = replace(self.facts, beacons={**self.facts.beacons, ifname: ((BEACON, digest),)})
+            self.take(Changed())
+
+    @rule(ifname=st.sampled_from(["wlan0", "wlan1"]), digest=st.sampled_from([DIGEST, FOREIGN, b""]))
+    def at_the_vault(self, ifname: str, digest: bytes) -> None:
+        """What chance alone seldom brings."""
+        self.link(ifname, carrier=True, gateway=True)
+        self.identified(ifname, WifiNetwork(b"vault", security=Security.WPA2))
+        awaits = VAULT in self.settings.known and not self.facts.asleep
+        assert (ifname in self.decision.held) >= awaits, "nothing leaves before the beacon has answered"
+        visited["beacon"] += self.decision.beacons == ((ifname, BEACON),)
+        self.beacon_answered(ifname, digest)
+        assert (ifname in self.decision.held) >= (awaits and not digest)
+
+    @rule(ifname=st.sampled_from(LINKS), reach=st.sampled_from([None, *Reach]))
+    def looked_behind(self, ifname: str, reach: Reach | None) -> None:
+        found = {name: found for name, found in self.facts.internet.items() if name != ifname}
+        if reach and any(link.ifname == ifname for link in self.facts.uplinks):
+            found[ifname] = Internet(reach, "probe")
+        self.facts = replace(self.facts, internet=found)
+        self.take(Changed())
+
+    @rule(probing=st.sets(st.sampled_from(LINKS)), login=st.sets(st.sampled_from(LINKS)))
+    def marked_packets_may_leave(self, probing: set[str], login: set[str]) -> None:
+        """Whatever the explorers believe, also of links that are gone."""
+        self.facts = replace(self.facts, probing=frozenset(probing), login=frozenset(login))
+        self.take(Changed())
 
     @rule(value=RARELY)
     def sleep(self, value: bool) -> None:
@@ -255,6 +315,32 @@ class Machine(RuleBasedStateMachine):
         self.intent = Intent()
         self.link("wlan0", carrier=True, gateway=True)
         self.identified("wlan0", WifiNetwork(b"cafe", security=Security.OPEN))
+
+    @rule()
+    def at_a_cafe_without_internet(self) -> None:
+        """The same."""
+        self.at_a_cafe_with_somebody_to_ask()
+        asking = self.decision.asking
+        self.looked_behind("wlan0", Reach.NOTHING)
+        assert not self.decision.asking and self.decision.held >= asking - {"wlan0"}
+        if asking and self.settings.wifi.hold_while_asking and self.state.phase is not Phase.DISCONNECTING:
+            assert (self.state.phase, self.state.cause) == (Phase.HELD, Cause.NO_INTERNET)
+        self.agents(0)
+        assert self.decision.target is Target.UNPROTECTED or not asking, "nothing is done before there is Internet"
+        self.agents(1)
+        self.looked_behind("wlan0", Reach.INTERNET)
+        assert self.decision.asking == asking
+
+    @rule(login=st.booleans())
+    def at_a_portal(self, login: bool) -> None:
+        """The same."""
+        self.on_a_cable_by_choice("one")
+        self.link("eth0", carrier=True, gateway=True)
+        for ifname in LINKS:
+            if ifname != "eth0":
+                self.unplug(ifname)
+        self.looked_behind("eth0", Reach.PORTAL)
+        self.marked_packets_may_leave({"eth0"}, {"eth0"} if login else set())
 
     @rule()
     def reconnect(self) -> None:
@@ -355,6 +441,8 @@ class Machine(RuleBasedStateMachine):
                 if dns and packet.destination != RESOLVER and not self.to_server(packet)
                 else ""
             )
+        if self.to_login(packet) or self.to_beacon(packet):
+            return ""
         if packet.oifname != "br0" and facts.asleep and not self.to_server(packet):
             return "nobody knows where the machine will wake up"
         if packet.oifname in ("wlan0", "wlan1") and not self.classified(packet.oifname) and not self.to_server(packet):
@@ -376,7 +464,15 @@ class Machine(RuleBasedStateMachine):
         return "it leaves outside the tunnel"
 
     def classified(self, ifname: str) -> bool:
-        return ifname in self.facts.wifi or ifname in self.facts.overdue
+        told = ifname in self.facts.wifi and not self.beacon_is_awaited(ifname)
+        return told or ifname in self.facts.overdue
+
+    def beacon_is_awaited(self, ifname: str) -> bool:
+        found, told = self.facts.wifi.get(ifname), dict(self.facts.beacons.get(ifname, ()))
+        if found is None or found.ssid != b"vault" or VAULT not in self.settings.known:
+            return False
+        itself = found.security in (Security.WPA2, Security.WPA2_WPA3, Security.WPA3)
+        return itself and not found.malformed and not found.tkip and not told.get(BEACON)
 
     def to_server(self, packet: Packet) -> bool:
         """To the exact server of the tunnel that is up or being made, with our mark."""
@@ -385,6 +481,24 @@ class Machine(RuleBasedStateMachine):
         server = PROFILES[self.state.profile.name].endpoints[0]
         to = (packet.destination, packet.destination_port, packet.protocol)
         return to == (server.address, server.port, server.protocol)
+
+    def to_beacon(self, packet: Packet) -> bool:
+        """To the pinned server, with our mark, over the link whose verdict waits for it."""
+        certain = not (self.facts.asleep or self.facts.settings_broken or self.facts.store_broken)
+        to = (packet.destination, packet.destination_port, packet.protocol)
+        there = to == (BEACON.address, BEACON.port, "tcp") and self.beacon_is_awaited(packet.oifname)
+        on = any(link.ifname == packet.oifname for link in self.facts.uplinks)
+        return packet.mark == MARK and there and on and certain
+
+    def to_login(self, packet: Packet) -> bool:
+        """To a captive portal, with our mark, over an uplink that was judged, while there is no tunnel."""
+        facts, ifname = self.facts, packet.oifname
+        on = any(link.ifname == ifname for link in facts.uplinks) and ifname in facts.probing | facts.login
+        judged = self.classified(ifname) if ifname in ("wlan0", "wlan1") else True
+        certain = not (facts.asleep or facts.settings_broken or facts.store_broken)
+        needed = (packet.protocol, packet.destination_port) in (("udp", 53), ("tcp", 53), ("tcp", 80), ("tcp", 443))
+        closed = self.state.phase not in (Phase.IDLE, Phase.CONNECTED, Phase.DISCONNECTING)
+        return packet.mark == MARK and on and judged and certain and needed and closed
 
     def to_lan(self, packet: Packet) -> bool:
         """To the local network of a network that allows it."""
@@ -402,8 +516,8 @@ TestMachine = Machine.TestCase
 
 
 def test_the_machine_went_everywhere() -> None:
-    """The properties above say nothing about states that were never reached. A portal cannot be entered yet."""
+    """The properties above say nothing about states that were never reached."""
     if not visited:
         TestMachine().runTest()
-    assert set(visited) == set(Phase) - {Phase.PORTAL} | {"asking"}
+    assert set(visited) == set(Phase) | {"asking", "offline", "beacon"}
     assert all(number >= 20 for number in visited.values()), visited

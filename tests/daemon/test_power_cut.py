@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -121,7 +122,7 @@ def used(folder: Path) -> Path:
     """A state folder that has been in use."""
     store = Store(folder, lambda: 1.7e9)
     store.save_intent(WANTED)
-    store.save_good_settings("version = 1 # old")
+    store.save_good_settings([("a", "version = 1 # old")])
     store.save_profile(OFFICE)
     store.close()
     return folder
@@ -150,9 +151,31 @@ def test_the_intent(folder: Path) -> None:
 
 
 def test_the_last_good_settings(folder: Path) -> None:
-    code = OPEN_STORE + "store.save_good_settings('version = 1 # new')"
+    code = OPEN_STORE + "store.save_good_settings([('a', 'version = 1 # new')])"
     during, after = left(used(folder), code, in_store(Store.last_good_settings))
-    assert (during, after) == ({"version = 1 # old", "version = 1 # new"}, {"version = 1 # new"})
+    old, new = ((("a", f"version = 1 # {age}"),) for age in ("old", "new"))
+    assert (during, after) == ({old, new}, {new})
+
+
+def test_users_settings(folder: Path) -> None:
+    code = OPEN_STORE + "store.save_own_settings({'wifi.secured': 'prompt'})"
+    during, after = left(used(folder), code, in_store(lambda store: tuple(store.own_settings().items())))
+    assert (during, after) == ({(), (("wifi.secured", "prompt"),)}, {(("wifi.secured", "prompt"),)})
+
+
+def test_a_migration(folder: Path) -> None:
+    """An upgrade that a power cut interrupts begins anew, or has been done."""
+    db = sqlite3.connect(used(folder) / "tunwarden.db")
+    db.executescript("UPDATE kept SET value = 'version = 1 # old' WHERE name = 'settings'; PRAGMA user_version = 1")
+    db.close()
+
+    def version(found: Path) -> object:
+        there = in_store(lambda store: (store.intent(), store.last_good_settings()))(found)
+        assert there == (WANTED, (("/etc/tunwarden/tunwarden.toml", "version = 1 # old"),))
+        return there
+
+    during, after = left(folder, OPEN_STORE, version)
+    assert len(during | after) == 1
 
 
 def test_a_profile(folder: Path) -> None:

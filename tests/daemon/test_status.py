@@ -42,7 +42,7 @@ def test_protected_is_said_of_a_tunnel_that_the_kernel_lets_pass(
     facts = Facts()
     told = status(
         State(phase), decide(facts, Settings(), Intent()), facts, enforced, False,
-        since=0, warnings=(), alarm=None, sequence=0, version="1",
+        since=0, warnings=(), alarm=None, lists=0, sequence=0, version="1",
     )  # fmt: skip
     assert told.protected is protected
 
@@ -57,7 +57,7 @@ def test_a_network_is_cleared_only_where_the_kernel_has_it_so() -> None:
     ):
         told = status(
             State(Phase.IDLE), decision, facts, enforced, False,
-            since=0, warnings=(), alarm=None, sequence=0, version="1",
+            since=0, warnings=(), alarm=None, lists=0, sequence=0, version="1",
         )  # fmt: skip
         assert [network.cleared for network in told.networks] == [cleared]
 

@@ -37,7 +37,8 @@ def folder(tmp_path: Path) -> Path:
     """A store that has been used and closed."""
     store = opened(tmp_path / "state")
     store.save_intent(WANTED)
-    store.save_good_settings("version = 1")
+    store.save_good_settings([("a.toml", "version = 1")])
+    store.save_own_settings({"wifi.secured": "prompt"})
     store.save_known(CAFE)
     store.save_profile(OFFICE)
     store.close()
@@ -75,7 +76,8 @@ def test_everything_is_there_again(folder: Path) -> None:
     store = opened(folder)
     assert (store.trouble, store.unkept, store.warnings) == (None, None, [])
     assert store.intent() == WANTED
-    assert store.last_good_settings() == "version = 1"
+    assert store.last_good_settings() == (("a.toml", "version = 1"),)
+    assert store.own_settings() == {"wifi.secured": "prompt"}
     assert store.known() == (CAFE,)
     assert store.profiles() == {"office": OFFICE}
     assert store.forget_known(CAFE.key) and not store.forget_known(CAFE.key)
@@ -159,7 +161,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "link": instead(lambda path: path.symlink_to("/etc/passwd")),
     "dangling link": instead(lambda path: path.symlink_to("/nowhere/at/all")),
     "somebody's database": instead(lambda path: sqlite3.connect(path).executescript("CREATE TABLE t (x)").close()),
-    "newer": sql("PRAGMA user_version = 2"),
+    "newer": sql("PRAGMA user_version = 3"),
     "older": sql("PRAGMA user_version = 0"),
     "no table": sql("DROP TABLE known"),
     "no intent": sql("DELETE FROM kept WHERE name = 'intent'"),
@@ -174,6 +176,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "lockdown": intent(lockdown=0),
     "profile": intent(profile=["x"]),
     "more": intent(another=1),
+    "own no JSON": sql("UPDATE kept SET value = '{' WHERE name = 'own'"),
+    "own newer": sql("""UPDATE kept SET value = '{"version": 2, "values": {}}' WHERE name = 'own'"""),
+    "own no texts": sql("""UPDATE kept SET value = '{"version": 1, "values": {"a": 1}}' WHERE name = 'own'"""),
     "known": sql("INSERT INTO known VALUES ('41', '{}')"),
     "known no JSON": sql("INSERT INTO known VALUES ('41', 'x')"),
 }
@@ -276,7 +281,7 @@ def test_a_database_that_another_program_holds_is_not_damaged(folder: Path, monk
     assert (store.intent(), store.known(), store.last_good_settings()) == (Intent(), (), None)
     writes: list[Callable[[], object]] = [
         lambda: store.save_intent(WANTED), lambda: store.save_known(CAFE), lambda: store.forget_known((False, b"x")),
-        lambda: store.save_good_settings("x"), store.decided,
+        lambda: store.save_good_settings([("a", "x")]), store.decided,
     ]  # fmt: skip
     for write in writes:
         with pytest.raises(StoreError, match="locked"):

@@ -12,7 +12,7 @@ from ipc.access import Caller
 from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
-from ipc.interface import KnownNetwork, Network, Notice, Problem, Profile, Prompt, Reason, Status
+from ipc.interface import KnownNetwork, Network, Notice, Problem, Profile, Prompt, Reason, Setting, Status
 from ipc.varlink import Varlink
 
 CAFE = Network(
@@ -45,6 +45,7 @@ IDLE = Status(
     alarm=None,
     rx_bytes=0,
     tx_bytes=0,
+    lists=1,
     sequence=0,
     version="9.8.7",
 )
@@ -57,6 +58,17 @@ OFFICES = KnownNetwork(
     True, ("Corp-\\x1bGuest*",), (), ("02:00:00:00:00:02",), False, '{"pattern": "Corp-*", "security": "8021x"}',
 )  # fmt: skip
 PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
+SECURED = Setting(
+    "wifi.secured", "prompt", "user", None, "ignore", "prompt", "choice", "auto_connect, prompt, ignore", "What to do.",
+)  # fmt: skip
+LOCKDOWN = Setting(
+    "protection.lockdown", "true", "administrator", "/etc/tunwarden/tunwarden.toml:3", "false", None,
+    "boolean", "true, false", "Block all traffic.",
+)  # fmt: skip
+SUBNETS = Setting(
+    "protection.lan_subnets", "100.64.0.0/10, fd00::/48", "user", None, "", "100.64.0.0/10, fd00::/48",
+    "list", "networks", "Local ones.",
+)  # fmt: skip
 PROMPT = Prompt("ab12", "raised", CAFE, 1_700_000_060, "auto_connect", True, ("auto_connect",), None)
 CONNECTED = {
     "state": "connected",
@@ -77,6 +89,9 @@ class FakeService:
         self.calls: list[tuple[str, Caller, tuple[object, ...]]] = []
         self.prompts: tuple[Prompt, ...] = (PROMPT,)
         self.agents: list[asyncio.Queue[Prompt]] = []
+        self.known_networks: tuple[KnownNetwork, ...] = (OFFICES, KNOWN)
+        self.page = 1
+        self.profiles: tuple[Profile, ...] = (PROFILE,)
         self.padding = ""  # goes into the version, to make answers large
 
     def _note(self, name: str, caller: Caller, *arguments: object) -> None:
@@ -143,7 +158,7 @@ class FakeService:
 
     async def list_known(self, caller: Caller, start: int) -> tuple[KnownNetwork, ...]:
         self._note("list_known", caller, start)
-        return (OFFICES, KNOWN)[start:][:1]
+        return self.known_networks[start:][: self.page]
 
     async def add_known(
         self,
@@ -211,10 +226,26 @@ class FakeService:
 
     async def list_profiles(self, caller: Caller) -> tuple[Profile, ...]:
         self._note("list_profiles", caller)
-        return (PROFILE,)
+        return self.profiles
 
     async def remove_profile(self, caller: Caller, name: str) -> None:
         self._note("remove_profile", caller, name)
+
+    async def list_settings(self, caller: Caller) -> tuple[Setting, ...]:
+        self._note("list_settings", caller)
+        return (LOCKDOWN, SUBNETS, SECURED)
+
+    async def change_setting(self, caller: Caller, key: str, value: str) -> None:
+        self._note("change_setting", caller, key, value)
+        if key == "protection.lockdown":
+            raise ServiceError(Error.LOCKED, "ChangeSetting", "it is fixed in /etc/tunwarden/tunwarden.toml:3.")
+
+    async def reset_settings(self, caller: Caller, key: str | None) -> None:
+        self._note("reset_settings", caller, key)
+
+    async def import_settings(self, caller: Caller, text: str) -> int:
+        self._note("import_settings", caller, text)
+        return len(text.splitlines())
 
     async def check_settings(self, caller: Caller, text: str) -> tuple[Problem, ...]:
         self._note("check_settings", caller, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -89,7 +90,8 @@ def test_plain_dbus_send() -> None:
         assert (code, err.split(":")[0]) == (1, f"Error {NAME}.Error.NotPermitted")
         code, out, _ = await here.dbus_send(MEMBER, f"{MANAGER}.Connect", "string:")
         assert code == 0
-        assert [name for name, *_ in here.service.calls] == ["watch", "connect"]
+        asked = [name for name, caller, _ in here.service.calls if caller.uid == MEMBER.uid]
+        assert asked == ["connect"]
         assert here.service.calls[-1][2] == (None,)
         code, out, _ = await here.dbus_send(STRANGER, f"{MANAGER}.GetStatus")
         assert code == 0
@@ -107,10 +109,10 @@ def test_busctl_reads_everything() -> None:
         busctl = ("/usr/bin/busctl", f"--address={here.bus.address}")
         code, out, err = await run(STRANGER, *busctl, "introspect", NAME, PATH)
         assert (code, err) == (0, "")
-        assert ".AddKnown                           method    sssssbbb  a{sv}" in out
-        assert '.State                              property  s         "idle"       emits-change' in out
+        assert re.search(r"\.AddKnown +method +sssssbbb +a\{sv\}", out)
+        assert re.search(r'\.State +property +s +"idle" +emits-change', out)
         code, out, _ = await run(STRANGER, *busctl, "tree", "--list", NAME)
-        assert PATH in out.split()
+        assert set(out.split()) >= {PATH, f"{PATH}/links/wlan0", f"{PATH}/known/n486f6d65", f"{PATH}/profiles/home"}
         code, out, _ = await run(STRANGER, *busctl, "--json=short", "call", NAME, PATH, f"{NAME}.Networks", "Current")
         networks = json.loads(out)["data"][0]
         assert [network["ifname"]["data"] for network in networks] == ["wlan0", "eth0"]

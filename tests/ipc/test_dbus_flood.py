@@ -10,6 +10,7 @@ from dbus_fast.aio import MessageBus
 
 from ipc import dbus_calls, dbus_queue
 from ipc.access import Caller, Transport
+from ipc.dbus_objects import Objects
 from ipc.dbus_writer_guard import guard
 from ipc.interface import NAME, PATH
 from tests.ipc.places import until
@@ -159,7 +160,7 @@ def test_one_senders_many_calls_do_not_delay_anothers_one() -> None:
         pass
 
     async def check() -> None:
-        queue = dbus_queue.Queue(identify, answer, send)
+        queue = dbus_queue.Queue(lambda call: dbus_calls.target(call, Objects()), identify, answer, send)
         for sender in [":1.1"] * 100 + [":1.2"]:
             call = Message(path=PATH, interface=MANAGER, member="GetVersion", sender=sender, serial=1)
             assert queue.put(call) is None

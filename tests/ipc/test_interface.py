@@ -11,11 +11,13 @@ import pytest
 from ipc import idl, interface
 from ipc.access import Access
 from ipc.client import Client
+from ipc.dbus_objects import Objects
 from ipc.dbus_values import signature, signature_of
 from ipc.dbus_xml import introspection
 from ipc.describe import Type, methods, properties, struct_class, structs
 from ipc.errors import Error, error_of
 from policies.facts import LinkKind, Security
+from policies.own_settings import KEYS, SWITCHES, text_of, value_of
 from policies.settings import WifiAction
 from policies.states import Phase
 
@@ -77,13 +79,39 @@ def test_remembering_what_relaxes_needs_the_administrator() -> None:
     assert idl.access_text(method).endswith(f"; with answer=ignore and remember=true: {idl.WHO[Access.ADMIN]}")
 
 
+def test_only_the_strictest_value_of_a_setting_needs_less_than_the_administrator() -> None:
+    """Deny by default: whatever is not written in TIGHTENS, in exactly that spelling, needs ADMIN."""
+    method = methods()["org.tunwarden.Daemon1.Settings.ChangeSetting"]
+    for key, value in interface.TIGHTENS:
+        assert method.access_for({"key": key, "value": value}) is Access.CHANGE
+        kind = KEYS[key].kind
+        loosest = text_of(value_of(KEYS[key], value))
+        assert loosest == value, "in the daemon's own spelling"
+        if kind == "choice":
+            assert value == KEYS[key].allowed.split(", ")[0] == "auto_connect"
+        if key not in SWITCHES and kind == "boolean":
+            other = {"true": "false", "false": "true"}[value]
+            assert method.access_for({"key": key, "value": other}) is Access.ADMIN
+    for odd in (
+        {},
+        {"key": "wifi.secured"},
+        {"key": ["wifi.secured"], "value": "auto_connect"},
+        {"key": {}, "value": {}},
+    ):
+        assert method.access_for(odd) is Access.ADMIN
+    for key in KEYS.keys() - dict(interface.TIGHTENS).keys():
+        assert KEYS[key].kind in ("time", "name") or key == "portal.probes", (
+            f"{key}: which of its values cannot relax anything?"
+        )
+
+
 def test_dbus_members_are_unambiguous() -> None:
     members = [method.name for method in methods().values() if method.on_dbus]
     assert len(set(members)) == len(members)
 
 
 def test_dbus_introspection_says_what_is_there() -> None:
-    tree = ET.fromstring(introspection(interface.PATH) or "")
+    tree = ET.fromstring(introspection(interface.PATH, Objects()) or "")
     found = {node.get("name"): node for node in tree.findall("interface")}
     for method in methods().values():
         node = found[f"org.tunwarden.Daemon1.{method.interface}"].find(f"method[@name='{method.name}']")

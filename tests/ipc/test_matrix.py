@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 
 import pytest
 
@@ -45,6 +46,12 @@ CALLS: tuple[Call, ...] = (
     ("Profiles.Import", {"name": "home", "text": "[Interface]"}, ADMIN, "import_profile"),
     ("Profiles.List", {}, READ, "list_profiles"),
     ("Profiles.Remove", {"name": "home"}, ADMIN, "remove_profile"),
+    ("Settings.ListSettings", {}, READ, "list_settings"),
+    ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "ignore"}, ADMIN, "change_setting"),
+    ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "auto_connect"}, CHANGE, "change_setting"),
+    ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "auto_connect "}, ADMIN, "change_setting"),
+    ("Settings.ResetSettings", {}, ADMIN, "reset_settings"),
+    ("Settings.ImportSettings", {"text": "version = 1"}, ADMIN, "import_settings"),
     ("Diagnostics.CheckSettings", {"text": "version = 1"}, READ, "check_settings"),
 )
 STREAMS = {"Manager.Watch", "Prompts.Watch"}  # READ and CHANGE, as test_varlink.py and test_prompts.py show
@@ -133,7 +140,7 @@ def _judge(service: FakeService, who: Who, limit: Access, answers: list[str]) ->
     wanted = [(name, limit >= needed) for name, _, needed, _ in CALLS]
     assert [(name, answer != "NotPermitted") for (name, *_), answer in zip(CALLS, answers, strict=True)] == wanted
     assert set(answers) <= {"done", "NotPermitted", "NotNow", "NoSuchPrompt", "Locked"}
-    asked = [(function, caller.uid) for function, caller, _ in service.calls]
+    asked = [(function, caller.uid) for function, caller, _ in service.calls if caller.pid != os.getpid()]
     assert asked == [(function, who.uid) for _, _, needed, function in CALLS if limit >= needed]
 
 

@@ -12,7 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from policies.facts import Address
-from policies.firewall import LAN, LAN_MULTICAST, MARK, FirewallPolicy
+from policies.firewall import LAN, LAN_MULTICAST, MARK, TUNNEL_IFNAME, FirewallPolicy
 
 LO = "lo"
 
@@ -35,7 +35,7 @@ class Packet:
     destination_port: int = 443
     iifname: str = ""
     oifname: str = ""
-    mark: int = 0
+    mark: int = 0  # of a packet that comes in: what the packets of its flow went out with
     established: bool = False
     icmp_type: int = 128
 
@@ -48,6 +48,7 @@ MULTICAST6 = ip_network("ff00::/8")
 DHCPV6_SERVERS = (ip_address("ff02::1:2"), ip_address("ff05::1:3"))
 BROADCAST = ip_address("255.255.255.255")
 UNSPECIFIED4, UNSPECIFIED6 = ip_address("0.0.0.0"), ip_address("::")
+LOGIN = (("udp", 53), ("tcp", 53), ("tcp", 80), ("tcp", 443))
 NEARBY = tuple(ip_network(text) for text in ("255.255.255.255/32", "224.0.0.0/24", "fe80::/10", "ff02::/16"))
 
 
@@ -75,6 +76,12 @@ def _out(policy: FirewallPolicy, packet: Packet) -> bool:
     if _is_server(policy, packet):
         return False
     on_tunnel = policy.tunnel is not None and packet.oifname == policy.tunnel.ifname
+    asks = _is_beacon(policy, packet.oifname, packet.destination, packet.destination_port, packet.protocol)
+    if packet.mark == MARK and asks and packet.source not in policy.guarded:
+        return True
+    login = packet.mark == MARK and _on_login(policy, packet.oifname) and packet.source not in policy.guarded
+    if login and (packet.protocol, packet.destination_port) in LOGIN:
+        return True
     if _is_dns(packet):
         return on_tunnel and policy.tunnel is not None and packet.destination in policy.tunnel.resolvers
     if on_tunnel:
@@ -98,6 +105,12 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
     ):
         return True
     if packet.iifname in policy.cleared:
+        return True
+    answers = _is_beacon(policy, packet.iifname, packet.source, packet.source_port, packet.protocol)
+    if packet.established and packet.mark == MARK and answers:
+        return True
+    login = packet.established and packet.mark == MARK and _on_login(policy, packet.iifname)
+    if login and (packet.protocol, packet.source_port) in LOGIN:
         return True
     if on_tunnel:
         return packet.established
@@ -132,6 +145,17 @@ def _forward(policy: FirewallPolicy, packet: Packet) -> bool:
     if packet.iifname in policy.lan | inside and _to_lan(policy, packet):
         return True
     return _from_lan(policy, packet) and _to_inside(policy, packet)
+
+
+def _on_login(policy: FirewallPolicy, ifname: str) -> bool:
+    return ifname in policy.login and ifname not in (TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname)
+
+
+def _is_beacon(policy: FirewallPolicy, ifname: str, address: Address, port: int, protocol: str) -> bool:
+    return ifname not in (TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname) and any(
+        (ifname, address, port, protocol) == (link, server.address, server.port, server.protocol)
+        for link, server in policy.beacons
+    )
 
 
 def _inside_links(policy: FirewallPolicy) -> frozenset[str]:

@@ -142,3 +142,18 @@ def test_a_rule_that_no_longer_asks_ends_the_answer() -> None:
     intent = Intent(answers=(Answer(KEY, IGNORE, Rule.ANSWER),))
     found = outcome(AT_CAFE, Settings(wifi=Wifi(unsecured=CONNECT, unidentified=CONNECT)), intent)
     assert (found.target, found.answers) == (Target.PROTECTED, ())
+
+
+LAXITY = (CONNECT, PROMPT, IGNORE)
+
+
+@pytest.mark.parametrize("own", [None, CONNECT, PROMPT])
+@pytest.mark.parametrize("verdict", LAXITY)
+def test_of_a_saved_network_that_proves_nothing_the_stricter_rule_counts(
+    own: WifiAction | None, verdict: WifiAction
+) -> None:
+    """N8: such an entry can only tighten."""
+    entry = KnownNetwork(ssid=b"Cafe", minimum_security=Security.OPEN, action=own)
+    found = outcome(AT_CAFE, Settings(known=(entry,), wifi=Wifi(unsecured=verdict, unidentified=verdict)))
+    strictest = min([verdict, *([own] if own else [])], key=LAXITY.index)
+    assert told(found) == [("wlan0", strictest, Rule.KNOWN if own is strictest else Rule.VERDICT)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import product
 
 import pytest
@@ -9,12 +10,15 @@ from hypothesis import strategies as st
 
 from policies.classify import LEARNED, SENTENCES, Classification, Reason, Verdict, classify, learned, ssid_text
 from policies.common_ssids import COMMON, is_common, plain
-from policies.facts import Security, WifiNetwork
+from policies.facts import Endpoint, Security, WifiNetwork
 from policies.known import matches
 from policies.settings import Criteria, KnownNetwork, Settings, Wifi, WifiAction, has_accounts, proves_identity
 
 AP, OTHER_AP = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 ROUTER = bytes.fromhex("0200000000f1")
+BEACON = Endpoint(ip_address("192.0.2.1"), 443, "tcp")
+OTHER_BEACON = Endpoint(ip_address("2001:db8::1"), 8443, "tcp")
+DIGEST, FOREIGN = bytes(range(32)), bytes(32)
 PLAIN = WifiNetwork(ssid=b"Haus 7", bssid=AP, security=Security.WPA2)
 LAX = Criteria(weak_encryption=False, enhanced_open=False, wps=False, common_names=False)
 STRICT = Criteria(weak_encryption=True, enhanced_open=True, wps=True, common_names=True)
@@ -208,6 +212,47 @@ SAVED = {
         saved(gateways=frozenset({ROUTER}), bssids=frozenset({OTHER_AP})), {},
         Verdict.UNSECURED, (Reason.IMPOSTOR_ACCESS_POINT,), False,
     ),
+    "the saved beacon": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {"beacons": ((BEACON, DIGEST),)},
+        Verdict.KNOWN, (Reason.SAVED, Reason.SAVED_BEACON), True,
+    ),
+    "every proof at once": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST, gateways=frozenset({ROUTER}), bssids=frozenset({AP})),
+        {"beacons": ((OTHER_BEACON, FOREIGN), (BEACON, DIGEST)), "gateway_mac": ROUTER},
+        Verdict.KNOWN, (Reason.SAVED, Reason.SAVED_ACCESS_POINT, Reason.SAVED_GATEWAY, Reason.SAVED_BEACON), True,
+    ),
+    "impostor, beacon": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {"beacons": ((BEACON, FOREIGN),)},
+        Verdict.UNSECURED, (Reason.IMPOSTOR_BEACON,), False,
+    ),
+    "impostor, beacon cut short": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {"beacons": ((BEACON, DIGEST[:-1]),)},
+        Verdict.UNSECURED, (Reason.IMPOSTOR_BEACON,), False,
+    ),
+    "the beacon is silent": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {"beacons": ((BEACON, b""),)},
+        Verdict.UNIDENTIFIED, (Reason.BEACON_SILENT,), False,
+    ),
+    "nobody has asked the beacon": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {}, Verdict.UNIDENTIFIED, (Reason.BEACON_UNSEEN,), False,
+    ),
+    "another server with the saved certificate": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {"beacons": ((OTHER_BEACON, DIGEST),)},
+        Verdict.UNIDENTIFIED, (Reason.BEACON_UNSEEN,), False,
+    ),
+    "the saved beacon, with less security": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST), {"beacons": ((BEACON, DIGEST),), "security": Security.OPEN},
+        Verdict.UNSECURED, (Reason.IMPOSTOR_WEAKER, Reason.OPEN), False,
+    ),
+    "the saved beacon behind a foreign router": (
+        saved(beacon=BEACON, beacon_sha256=DIGEST, gateways=frozenset({ROUTER})),
+        {"beacons": ((BEACON, DIGEST),), "gateway_mac": AP}, Verdict.UNSECURED, (Reason.IMPOSTOR_GATEWAY,), False,
+    ),
+    "a beacon adds no secret to an open network": (
+        saved(minimum_security=Security.OPEN, beacon=BEACON, beacon_sha256=DIGEST),
+        {"beacons": ((BEACON, DIGEST),), "security": Security.OPEN},
+        Verdict.UNSECURED, (Reason.OPEN, Reason.UNPROVEN), True,
+    ),
     "learning, nothing yet": (
         saved(learn=True), {}, Verdict.KNOWN, (Reason.SAVED, Reason.NEW_ACCESS_POINT), True,
     ),
@@ -249,7 +294,8 @@ def test_saved(
     entry: KnownNetwork, changes: dict[str, object], verdict: Verdict, reasons: tuple[Reason, ...], comes: bool
 ) -> None:
     network = replace(PLAIN, **changes)  # type: ignore[arg-type]
-    assert classify(network, settings(entry)) == Classification(verdict, reasons, entry if comes else None)
+    found = classify(network, settings(entry))
+    assert (found.verdict, found.reasons, found.known) == (verdict, reasons, entry if comes else None)
 
 
 def test_saved_open_network_is_not_known_whatever_the_criteria() -> None:
@@ -284,6 +330,47 @@ def test_one_entry_that_may_hold_is_no_impostor() -> None:
         assert classify(replace(PLAIN, gateway_mac=ROUTER), settings(*known)).known is two
         assert classify(replace(PLAIN, gateway_mac=AP), settings(*known)).verdict is Verdict.UNSECURED
     assert not classify(replace(PLAIN, malformed=True), settings(two)).awaits_proof
+
+
+PINNED = saved(beacon=BEACON, beacon_sha256=DIGEST)
+AWAITED = {
+    "asked of nobody": (PINNED, {}, True),
+    "silent": (PINNED, {"beacons": ((BEACON, b""),)}, True),
+    "proven": (PINNED, {"beacons": ((BEACON, DIGEST),)}, False),
+    "an impostor": (PINNED, {"beacons": ((BEACON, FOREIGN),)}, False),
+    "open": (PINNED, {"security": Security.OPEN}, False),
+    "malformed": (PINNED, {"malformed": True}, False),
+    "an access point that cannot be told": (saved(**dict(PINNED) | {"bssids": frozenset({AP})}), {"bssid": b""}, False),
+    "a router that is still silent": (saved(**dict(PINNED) | {"gateways": frozenset({ROUTER})}), {}, True),
+    "a foreign router": (saved(**dict(PINNED) | {"gateways": frozenset({ROUTER})}), {"gateway_mac": AP}, False),
+    "saved as open": (saved(minimum_security=Security.OPEN, beacon=BEACON, beacon_sha256=DIGEST), {}, False),
+    # Known in spite of its weakness, once it is proven: worth the wait, or it would be protected first.
+    "weak, and saved so": (
+        saved(minimum_security=Security.WPA, beacon=BEACON, beacon_sha256=DIGEST), {"security": Security.WPA}, True,
+    ),
+    "a pattern": (
+        saved(ssid=b"Haus*", pattern=True, minimum_security=Security.ENTERPRISE, beacon=BEACON, beacon_sha256=DIGEST),
+        {"security": Security.ENTERPRISE}, True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry, changes, waits", AWAITED.values(), ids=AWAITED.keys())
+def test_what_is_worth_waiting_for(entry: KnownNetwork, changes: dict[str, object], waits: bool) -> None:
+    found = classify(replace(PLAIN, **changes), settings(entry))  # type: ignore[arg-type]
+    assert (found.awaits_proof, found.beacons) == (waits, (BEACON,) if waits else ())
+
+
+def test_two_flats_of_one_name_are_told_apart_by_their_beacons() -> None:
+    one = saved(beacon=BEACON, beacon_sha256=DIGEST, bssids=frozenset({AP, OTHER_AP}))
+    two = saved(beacon=OTHER_BEACON, beacon_sha256=FOREIGN, profile="two")
+    assert classify(PLAIN, settings(one, two)).beacons == (BEACON, OTHER_BEACON)
+    met = replace(PLAIN, beacons=((BEACON, FOREIGN),))
+    assert classify(met, settings(one, two)).beacons == (OTHER_BEACON,), "an impostor of the one may be the other"
+    assert classify(replace(met, beacons=(*met.beacons, (OTHER_BEACON, FOREIGN))), settings(one, two)).known is two
+    assert classify(replace(met, beacons=(*met.beacons, (OTHER_BEACON, DIGEST))), settings(one, two)).reasons == (
+        Reason.IMPOSTOR_BEACON,
+    )
 
 
 def test_access_points_are_learned_where_the_network_is_known() -> None:
@@ -337,8 +424,16 @@ NETWORKS = st.builds(
     malformed=st.booleans(),
     gateway_mac=st.sampled_from([ROUTER, AP, b""]),
     server_unchecked=st.booleans(),
+    beacons=st.dictionaries(
+        st.sampled_from([BEACON, OTHER_BEACON]), st.sampled_from([DIGEST, FOREIGN, b"", DIGEST[:31]])
+    ).map(lambda told: tuple(told.items())),
 )
 CRITERIA = st.builds(Criteria, *[], **{name: st.booleans() for name in Criteria.model_fields})
+
+
+BEACONS = st.just({}) | st.fixed_dictionaries(
+    {"beacon": st.sampled_from([BEACON, OTHER_BEACON]), "beacon_sha256": st.sampled_from([DIGEST, FOREIGN])}
+)
 
 
 @st.composite
@@ -357,6 +452,7 @@ def known_networks(draw: st.DrawFn) -> KnownNetwork:
         bssids=draw(st.frozensets(st.sampled_from([AP, OTHER_AP]))),
         gateways=draw(st.frozensets(st.sampled_from([ROUTER, AP]))),
         learn=provable and not pattern and draw(st.booleans()),
+        **draw(BEACONS),
     )
 
 
@@ -410,6 +506,7 @@ def test_known_has_met_every_demand(network: WifiNetwork, given_settings: Settin
         assert network.security.strength >= entry.minimum_security.strength
         assert not entry.bssids or entry.learn or network.bssid in entry.bssids
         assert not entry.gateways or network.gateway_mac in entry.gateways
+        assert entry.beacon is None or (entry.beacon, entry.beacon_sha256) in network.beacons
         assert not (has_accounts(network.security) and network.server_unchecked)
     if found.verdict is Verdict.KNOWN:
         assert entry is not None and entry.can_be_proven and not network.malformed
@@ -419,7 +516,7 @@ def test_known_has_met_every_demand(network: WifiNetwork, given_settings: Settin
         assert not entry.allow_lan
 
 
-@given(NETWORKS, SETTINGS, st.sampled_from(Security), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+@given(NETWORKS, SETTINGS, st.sampled_from(Security), *[st.booleans()] * 6)
 def test_weakening_never_strengthens(
     network: WifiNetwork,
     given_settings: Settings,
@@ -428,6 +525,8 @@ def test_weakening_never_strengthens(
     wps: bool,
     malformed: bool,
     unknown_bssid: bool,
+    foreign: bool,
+    unasked: bool,
 ) -> None:
     assume(weaker(security, network.security))
     weakened = replace(
@@ -438,8 +537,35 @@ def test_weakening_never_strengthens(
         malformed=network.malformed or malformed,
         bssid=b"" if unknown_bssid else network.bssid,
         gateway_mac=b"" if unknown_bssid else network.gateway_mac,
+        beacons=tuple((beacon, FOREIGN[:31] if foreign else b"") for beacon, _ in network.beacons if not unasked),
     )
     assert RANK[classify(weakened, given_settings).verdict] <= RANK[classify(network, given_settings).verdict]
+
+
+@given(NETWORKS, SETTINGS, st.dictionaries(st.sampled_from([BEACON, OTHER_BEACON]), st.binary(max_size=33)))
+def test_only_the_pinned_certificate_makes_a_network_known(
+    network: WifiNetwork, given_settings: Settings, told: dict[Endpoint, bytes]
+) -> None:
+    """Whatever an attacker's servers show: without the pinned digest it is as if nobody had answered, or worse."""
+    silent = classify(replace(network, beacons=()), given_settings)
+    pinned = {(entry.beacon, entry.beacon_sha256) for entry in given_settings.known}
+    shown = replace(network, beacons=tuple(each for each in told.items() if each not in pinned))
+    found = classify(shown, given_settings)
+    assert RANK[found.verdict] <= RANK[silent.verdict]
+    assert found.verdict is not Verdict.SECURED or silent.verdict is Verdict.SECURED
+    assert set(found.awaited) <= set(silent.awaited)
+
+
+@given(NETWORKS, SETTINGS)
+def test_what_is_awaited_would_make_it_known(network: WifiNetwork, given_settings: Settings) -> None:
+    for entry in (found := classify(network, given_settings)).awaited:
+        assert RANK[found.verdict] == 0 and found.known is None
+        proven = replace(
+            network,
+            gateway_mac=min(entry.gateways, default=b""),
+            beacons=((entry.beacon, entry.beacon_sha256),) if entry.beacon else (),
+        )
+        assert classify(proven, settings(entry)).verdict is Verdict.KNOWN
 
 
 @pytest.mark.parametrize("criteria", [Criteria(), LAX, STRICT], ids=["default", "lax", "strict"])

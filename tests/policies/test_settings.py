@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import re
-from ipaddress import ip_network
+from hashlib import sha256
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from policies import settings as module
-from policies.facts import LinkKind, Security
+from policies.facts import Endpoint, LinkKind, Security
 from policies.settings import (
     MAX_BYTES,
     MAX_PROBLEMS,
     Criteria,
     KnownNetwork,
     LinkRule,
+    Portal,
     Problem,
     Protection,
     Settings,
@@ -66,6 +68,10 @@ action = "prompt"
 [cellular]
 action = "auto_connect"
 
+[portal]
+detect = false
+probes = ["http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9"]
+
 [[links]]
 name = "wlan*"
 kind = "wifi"
@@ -83,6 +89,8 @@ profile = "office"
 allow_lan = true
 bssids = ["aa:bb:cc:dd:ee:ff", "02-00-00-00-00-01"]
 gateways = ["02:00:00:00:00:02"]
+beacon = "[2001:db8::1]:443"
+beacon_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 [[known]]
 ssid_hex = "0aFF"
@@ -113,6 +121,7 @@ EXPECTED = Settings(
     ),
     wired=WifiAction.PROMPT,
     cellular=WifiAction.AUTO_CONNECT,
+    portal=Portal(detect=False, probes=("http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9")),
     links=(
         LinkRule(name="wlan*", kind=LinkKind.WIFI, action=WifiAction.DISCONNECT),
         LinkRule(name="eth0", kind=LinkKind.WIRED),
@@ -126,6 +135,8 @@ EXPECTED = Settings(
             allow_lan=True,
             bssids=frozenset({bytes.fromhex("aabbccddeeff"), bytes.fromhex("020000000001")}),
             gateways=frozenset({bytes.fromhex("020000000002")}),
+            beacon=Endpoint(ip_address("2001:db8::1"), 443, "tcp"),
+            beacon_sha256=sha256().digest(),
         ),
         KnownNetwork(ssid=b"\n\xff"),
         KnownNetwork(
@@ -245,6 +256,16 @@ ONE_ERROR = {
     "disconnect, unidentified": ("[wifi]\nunidentified = 'disconnect'", 2, "wifi.unidentified", "[[links]]", "prompt"),
     "disconnect, secured": ("[wifi]\nsecured = 'disconnect'", 2, "wifi.secured", "only for [[known]]", "prompt"),
     "disconnect, wired": ("[wired]\naction = 'disconnect'", 2, "wired.action", "only for [[known]]", "prompt"),
+    "probe over https": ("[portal]\nprobes = ['https://a.example/']", 2, "portal.probes", "over http", "#Network"),
+    "probe on another port": ("[portal]\nprobes = ['http://a.example:81/']", 2, "portal.probes", "port 80", "204"),
+    "probe with a user": ("[portal]\nprobes = ['http://me@a.example/']", 2, "portal.probes", "not http://", "204"),
+    "probe without a host": ("[portal]\nprobes = ['http:///x']", 2, "portal.probes", "not http://HOST", "such as"),
+    "probe with a space": ("[portal]\nprobes = ['http://a.example/ x']", 2, "portal.probes", "not http://", "such as"),
+    "probe that expects nothing": ("[portal]\nprobes = ['http://a.example/#']", 2, "portal.probes", "nothing is", ""),
+    "probe that is a number": ("[portal]\nprobes = [80]", 2, "portal.probes", "80 is not text", "such as"),
+    "probe without end": (f"[portal]\nprobes = ['http://a/{'x' * 2000}']", 2, "portal.probes", "2000 char", "such"),
+    "no probes": ("[portal]\ndetect = true\nprobes = []", 3, "portal.probes", "0 probes", "1 to 8; detect = false"),
+    "many probes": (f"[portal]\nprobes = {['http://a/'] * 9}", 2, "portal.probes", "9 probes", "1 to 8"),
     "disconnect, cellular": ("[cellular]\naction = 'disconnect'", 2, "cellular.action", "only for [[known]]", "prompt"),
     "fallback prompts": (
         "[wifi]\nprompt_fallback = 'prompt'",
@@ -482,7 +503,7 @@ def test_the_error_as_text_has_one_line_each() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings("x = 1\nwired.action = 'no'", "/etc/t.toml")
     assert str(caught.value).splitlines() == [
-        "/etc/t.toml:1: x: unknown key; allowed: version, protection, tunnel, wifi, wired, cellular, links, known",
+        "/etc/t.toml:1: x: unknown key; allowed: version, protection, tunnel, wifi, wired, cellular, portal, links, known",
         "/etc/t.toml:2: wired.action: 'no' is not one of the choices; allowed: auto_connect, prompt, ignore",
     ]
 
@@ -617,7 +638,7 @@ def test_a_misspelt_table_is_found_on_its_line(number: int, header: str) -> None
 
 
 def test_the_table_covers_every_key() -> None:
-    tables = {"protection", "tunnel", "wifi", "criteria", "wired", "cellular", "links", "known"}
+    tables = {"protection", "tunnel", "wifi", "criteria", "wired", "cellular", "portal", "links", "known"}
     assert {key for _, key in KEYS} == set(module._HOMES) - tables
 
 

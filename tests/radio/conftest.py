@@ -1,6 +1,6 @@
-"""Tests of this folder run in a virtual machine with real Wi-Fi, all of a file in one boot; their reports come back.
+"""Tests of this folder run in a virtual machine with real Wi-Fi, all of them in one boot; their reports come back.
 
-The same file is collected twice: here, where each test only waits for its report, and in the machine, where pytest
+Each file is collected twice: here, where each test only waits for its report, and in the machine, where pytest
 runs it. A failure there is a failure here, with its traceback.
 """
 
@@ -18,12 +18,15 @@ import pytest
 
 from lab.processes import LabError
 from lab.radio.machine import RadioMachine, why_no_machine
+from lab.radio.managers import Supplicant
+from tests.radio.tier import Tier
 
 INSIDE = "TUNWARDEN_RADIO"  # set in the machine
-TIME_LIMIT = 1500  # seconds, for building the image, booting and all tests of a file
+TIME_LIMIT = 2400  # seconds, for booting and all tests
+SLOW = "-o faulthandler_timeout=900"  # seconds; a test that hangs tells where
 TOP = Path(__file__).parents[2]
 
-_machines = pytest.StashKey[dict[str, "Reports | str"]]()  # by file; why there is none
+_machine = pytest.StashKey["Reports | str"]()  # or why there is none
 
 
 class Reports:
@@ -33,7 +36,7 @@ class Reports:
         tests = " ".join(map(shlex.quote, names))
         # Without the conftest.py of all tests: the machine has only what the daemon and these tests need.
         only = "-p no:cacheprovider --confcutdir=tests/radio"
-        command = f"export {INSIDE}=1; python3 -m pytest {only} -q {tests}"
+        command = f"export {INSIDE}=1; python3 -m pytest {only} {SLOW} -q {tests}"
         self._machine = RadioMachine(command).__enter__()
         self._read: list[dict[str, object]] = []
         self._offset = 0
@@ -70,9 +73,13 @@ def _mine(item: pytest.Item) -> bool:
     return item.get_closest_marker("radio") is not None
 
 
+def _runs(item: pytest.Item) -> bool:
+    return _mine(item) and item.get_closest_marker("skip") is None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     marked = [item for item in items if _mine(item)]
-    why = why_no_machine() if os.environ.get("RADIO") else "the radio tier takes minutes: make test-radio runs it"
+    why = why_no_machine() if os.environ.get("RADIO") else "the radio tier is a run of its own: make test-radio"
     if INSIDE not in os.environ and why:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=why))
@@ -84,13 +91,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         return None
     hook, config = item.ihook, item.config
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    machines = config.stash.setdefault(_machines, {})
-    file = item.nodeid.split("::")[0]
     try:
-        if file not in machines:
-            machines[file] = "the machine did not start: see the first test"
-            machines[file] = Reports([each.nodeid for each in item.session.items if each.nodeid.split("::")[0] == file])
-        reports = machines[file]
+        if _machine not in config.stash:
+            config.stash[_machine] = "the machine did not start: see the first test"
+            config.stash[_machine] = Reports([each.nodeid for each in item.session.items if _runs(each)])
+        reports = config.stash[_machine]
         if isinstance(reports, str):
             raise LabError(reports)
         for data in reports.of(item.nodeid):
@@ -112,6 +117,24 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    for machine in session.config.stash.get(_machines, {}).values():
-        if isinstance(machine, Reports):
-            machine.close()
+    machine = session.config.stash.get(_machine, None)
+    if isinstance(machine, Reports):
+        machine.close()
+
+
+@pytest.fixture(scope="session")
+def tier() -> Iterator[Tier]:
+    tier = Tier()
+    yield tier
+    output = tier.subject.process.output() if tier.subject.process else ""
+    tier.close()
+    assert "Traceback" not in output, output
+
+
+@pytest.fixture
+def supplicant(tier: Tier) -> Iterator[Supplicant]:
+    manager = tier.manager("wpa_supplicant")
+    assert isinstance(manager, Supplicant)
+    yield manager
+    manager.leave()
+    tier.wait(lambda status: not status.networks)

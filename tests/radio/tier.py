@@ -6,36 +6,34 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any, cast
 
 from daemon.linux.nl80211 import Nl80211
 from ipc.interface import Network, Status
 from lab.frames import Expect
 from lab.radio.air_meter import AirMeter
-from lab.radio.laboratory import GATEWAY, LAPTOP, PORT, RadioLaboratory, run
-from lab.radio.managers import MANAGERS, Manager
-from lab.radio.networks import NETWORKS
+from lab.radio.laboratory import GATEWAY, LAPTOP, PATIENCE, PORT, RadioLaboratory, run, wait_for
+from lab.radio.managers import MANAGERS, Manager, Supplicant
+from lab.radio.networks import ACCESS_POINTS, NETWORKS, bssid
 from lab.subject import Subject
 from policies.facts import WifiNetwork
 
-PATIENCE = 60.0  # seconds
-# `hwsim0` is a laptop's link to the daemon; there is no such thing outside of a laboratory.
+TALK = b"tunwarden" * 37  # of a length that nothing else in the laboratory has
+OVERHEAD = 8 + 20 + 8 + 8 + 8  # CCMP's header, IPv4, UDP, LLC/SNAP, CCMP's checksum
+NOBODY = "02:ff:ff:ff:ff:01"  # a gateway that nobody has to ask for, and that never answers
 SETTINGS = """\
 version = 1
-
-[[links]]
-name = "hwsim*"
-kind = "virtual"
 
 [wifi]
 unsecured = "auto_connect"
 secured = "ignore"
-identify_timeout = "30s"
+identify_timeout = "1m"
 
 [tunnel]
-connect_timeout = "30s"
+connect_timeout = "1m"
 
 [[known]]
 ssid = "Home"
@@ -88,6 +86,15 @@ class Tier:
         status = self.wait(lambda status: any(_is(each, name, ifname) for each in status.networks))
         return next(each for each in status.networks if _is(each, name, ifname))
 
+    def roam(self, supplicant: Supplicant, name: str) -> bytes:
+        """To the other access point of the network, of which the kernel then tells; its address."""
+        before = kernel_says()
+        assert before is not None
+        other = next(point for point in ACCESS_POINTS if bssid(point, name) != before.bssid)
+        supplicant.roam(other, name)
+        wait_for(lambda: (now := kernel_says()) and now.bssid == bssid(other, name), "the kernel tells of the roam")
+        return bssid(other, name)
+
     def phase_changes(self) -> int:
         assert self.subject.process is not None
         return self.subject.process.output().count("event=state phase=")
@@ -107,32 +114,41 @@ def kernel_says(ifname: str = "wlan0") -> WifiNetwork | None:
 
 
 @contextmanager
-def talking(rate: float = 50.0) -> Iterator[list[int]]:
-    """The laptop sends to the gateway all the time, with a static address: whatever may leave, leaves at once."""
-    sent, over = [0], threading.Event()
+def talking(card: str = "wlan0", rate: float = 50.0) -> Iterator[list[int]]:
+    """The laptop sends to the gateway all the time, with a static address: whatever may leave, leaves at once.
+
+    Yields how often it tried, and how often nothing refused it.
+    """
+    counts, over = [0, 0], threading.Event()
 
     def talk() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
-            out.setsockopt(socket.SOL_SOCKET, 25, b"wlan0\0")  # SO_BINDTODEVICE
+            out.setsockopt(socket.SOL_SOCKET, 25, card.encode() + b"\0")  # SO_BINDTODEVICE
             while not over.wait(1 / rate):
-                try:
-                    out.sendto(b"talk", (GATEWAY, 9))
-                    sent[0] += 1
-                except OSError:
-                    pass  # refused by a rule, or no route
+                counts[0] += 1
+                with suppress(OSError):
+                    out.sendto(TALK, (GATEWAY, 9))
+                    counts[1] += 1
 
-    run("ip", "address", "replace", f"{LAPTOP}/24", "dev", "wlan0")
-    run("ip", "neigh", "replace", GATEWAY, "lladdr", "02:ff:ff:ff:ff:01", "dev", "wlan0", "nud", "permanent")
+    run("ip", "address", "replace", f"{LAPTOP}/24", "dev", card)
+    run("ip", "neigh", "replace", GATEWAY, "lladdr", NOBODY, "dev", card, "nud", "permanent")
     thread = threading.Thread(target=talk)
     thread.start()
     try:
-        yield sent
+        yield counts
     finally:
         over.set()
         thread.join()
-        run("ip", "neigh", "flush", "dev", "wlan0", "nud", "permanent", check=False)
-        run("ip", "address", "flush", "dev", "wlan0", check=False)
+        run("ip", "neigh", "flush", "dev", card, "nud", "permanent", check=False)
+        run("ip", "address", "flush", "dev", card, check=False)
 
 
-def meter() -> AirMeter:
-    return AirMeter(Expect(frozenset({(IPv4Address(GATEWAY), PORT)})))
+def talk_heard(air: AirMeter) -> int:
+    """How many packets of `talking` were transmitted on a network with encryption: nobody can read them, all count."""
+    return sum(each.encrypted and len(each.payload) == len(TALK) + OVERHEAD for each in air.sent())
+
+
+def meter(card: str = "wlan0") -> AirMeter:
+    """For what this card transmits."""
+    station = bytes.fromhex(Path(f"/sys/class/net/{card}/address").read_text().strip().replace(":", ""))
+    return AirMeter(Expect(frozenset({(IPv4Address(GATEWAY), PORT)})), station)

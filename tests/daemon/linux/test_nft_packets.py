@@ -66,6 +66,10 @@ POLICIES = {
     "blocked, LAN and inside": replace(BLOCKED, lan=frozenset({"eth0"}), inside=INSIDE),
     "connected, subnets": replace(CONNECTED, lan=frozenset({"eth0"}), lan_subnets=SUBNETS),
     "blocked, subnets without a LAN": replace(BLOCKED, lan_subnets=SUBNETS),
+    "held, login": FirewallPolicy(Phase.HELD, guarded=GUARDED, login=frozenset({"eth0"}), capture=True),
+    "portal": FirewallPolicy(Phase.PORTAL, guarded=GUARDED, capture=True),
+    "portal, login": FirewallPolicy(Phase.PORTAL, guarded=GUARDED, login=frozenset({"eth0"}), capture=True),
+    "connecting, LAN and login": replace(CONNECTING, lan=HOME, login=frozenset({"eth0"})),
 }
 
 # --- packets ------------------------------------------------------------------------------------------------------
@@ -132,6 +136,7 @@ TUNNELLED = frozenset({"connected", "connected, LAN", "connected, inside", "conn
 WITHIN = frozenset(name for name, policy in POLICIES.items() if policy.inside)
 BRIDGED = frozenset(name for name, policy in POLICIES.items() if "ctr0" in policy.lan | policy.cleared)
 SUBNETTED = frozenset({"connected, subnets"})
+LOGIN = frozenset(name for name, policy in POLICIES.items() if policy.login) | IDLE
 CTR4, CTR6, CTRL = "172.17.0.1", "fd17::1", "fe80::17"
 LAPTOP = bytes.fromhex("020000000002")
 
@@ -216,9 +221,28 @@ PROBES = (
     Probe("server other port", lambda data: ip4(UDP, ME4, "203.0.113.7", udp(4000, 51821, data)), IDLE, mark=MARK),
     Probe("server by tcp", lambda data: ip4(TCP, ME4, "203.0.113.7", tcp(4001, 51820, data)), IDLE, mark=MARK),
     Probe("server's neighbour", lambda data: ip4(UDP, ME4, "203.0.113.8", udp(4000, 51820, data)), IDLE, mark=MARK),
-    Probe("marked dns", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), IDLE, mark=MARK),
+    Probe("marked dns", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), LOGIN, mark=MARK),
     Probe("lan server", lambda data: ip4(UDP, ME4, "192.168.7.9", udp(4000, 51820, data)), LAN, mark=MARK),
     Probe("lan server unmarked", lambda data: ip4(UDP, ME4, "192.168.7.9", udp(4000, 51820, data)), LAN - LAN_SERVER),
+    # the login to a captive portal: only with the mark, only where people log in, only what it needs
+    Probe("login dns tcp", lambda data: ip4(TCP, ME4, "192.168.7.1", tcp(4001, 53, data)), LOGIN, mark=MARK),
+    Probe("login dns6", lambda data: ip6(UDP, ME6, "fd07::1", udp(4000, 53, data)), LOGIN, mark=MARK),
+    Probe("login http", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), LOGIN, mark=MARK),
+    Probe("login http6", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 80, data)), LOGIN, mark=MARK),
+    Probe("login https", lambda data: ip4(TCP, ME4, "192.168.7.1", tcp(4001, 443, data)), LOGIN | LAN, mark=MARK),
+    Probe("login https to the server", lambda data: ip4(TCP, ME4, "203.0.113.7", tcp(4001, 443, data)), LOGIN,
+          mark=MARK),
+    Probe("login quic", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 443, data)), IDLE, mark=MARK),
+    Probe("login dot", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 853, data)), IDLE, mark=MARK),
+    Probe("login other port", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 8080, data)), IDLE, mark=MARK),
+    Probe("login ping", lambda data: ip4(ICMP, ME4, "198.51.100.1", b"\x08\0\0\0\0\1\0\1" + data), IDLE, mark=MARK),
+    Probe("login from the tunnel's source", lambda data: ip4(TCP, "10.66.0.2", "198.51.100.1", tcp(4001, 80, data)),
+          NEVER, mark=MARK),
+    Probe("login elsewhere", lambda data: ip4(TCP, "192.168.8.2", "198.51.100.1", tcp(4001, 80, data)), NEVER, "wlan0",
+          MARK),
+    Probe("http unmarked", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), IDLE),
+    Probe("http with another mark", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), IDLE,
+          mark=MARK + 1),
     # what every network needs
     Probe("dhcp4", lambda data: ip4(UDP, "0.0.0.0", "255.255.255.255", udp(68, 67, data)), ALL),
     Probe("dhcp4 to one server", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(68, 67, data)), IDLE),
@@ -585,6 +609,7 @@ HEARD = {
     "blocked, inside": {"container"},
     "blocked, LAN and inside": {"neighbour", "container"},
     "blocked, subnets without a LAN": set(),
+    "portal, login": set(),
 }
 
 
@@ -656,6 +681,52 @@ def test_answers_of_the_server_pass_strict_reverse_path_filtering(place: Place) 
         place.laptop.ip("rule del pref 90", "route flush table 4242")
 
 
+@pytest.mark.parametrize(("name", "told"), [("portal, login", True), ("held, login", True), ("portal", False)])
+def test_a_login_hears_answers_and_nothing_else(place: Place, name: str, told: bool) -> None:
+    """Also with strict filters of the way back: marked packets alone see main, so the answers get the mark."""
+    place.set(POLICIES[name])
+    place.laptop.sysctl(("net/ipv4/conf/eth0/rp_filter", "1"), ("net/ipv4/conf/all/src_valid_mark", "1"))
+    place.laptop.ip(f"rule add not fwmark {MARK:#x} lookup 4242 pref 90", "route add unreachable default table 4242")
+    port = 7200 + len(name)
+    try:
+        with (
+            place.laptop.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+            place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver,
+            place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+        ):
+            client.bind(("", port))
+            client.setsockopt(socket.SOL_SOCKET, 36, MARK)
+            resolver.bind(("198.51.100.1", 53))
+            other.bind(("203.0.113.7", 53))
+            assert not hears(place, resolver, client, ("192.168.7.2", port)), "uninvited"
+            with contextlib.suppress(PermissionError):
+                client.sendto(b"question", ("198.51.100.1", 53))
+            assert bool(select.select([resolver], [], [], 5 if told else 0.2)[0]) is told
+            assert hears(place, resolver, client, ("192.168.7.2", port)) is told
+            assert not hears(place, other, client, ("192.168.7.2", port)), "somebody who was not asked"
+            place.set(POLICIES["held"])
+            assert not hears(place, resolver, client, ("192.168.7.2", port)), "the login is over"
+    finally:
+        place.laptop.sysctl(("net/ipv4/conf/eth0/rp_filter", "0"), ("net/ipv4/conf/all/src_valid_mark", "0"))
+        place.laptop.ip("rule del pref 90", "route flush table 4242")
+
+
+def test_l10_a_flow_from_before_the_block_gains_nothing_from_a_login(place: Place) -> None:
+    """An unmarked connection to the right port, and its packets still come: they are none of the login's."""
+    place.set(POLICIES["idle"])
+    with (
+        place.laptop.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver,
+    ):
+        client.bind(("", 7300))
+        resolver.bind(("198.51.100.1", 53))
+        client.sendto(b"before", ("198.51.100.1", 53))
+        assert resolver.recv(100) == b"before"
+        assert hears(place, resolver, client, ("192.168.7.2", 7300)), "the control"
+        place.set(POLICIES["portal, login"])
+        assert not hears(place, resolver, client, ("192.168.7.2", 7300))
+
+
 CVE = {None: True, **dict.fromkeys(POLICIES, False)}
 
 
@@ -707,6 +778,7 @@ FORWARDED = {
     "blocked, inside": set(),
     "blocked, LAN and inside": {("lan", "eth0")},
     "connected, subnets": set(),
+    "portal, login": set(),
 }  # fmt: skip
 
 

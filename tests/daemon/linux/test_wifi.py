@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -22,6 +23,7 @@ class Source:
 
     def __init__(self, **networks: WifiNetwork | None) -> None:
         self.networks: Mapping[str, WifiNetwork | None] = networks
+        self.unchecked: bool | None = False
         self.failure: Exception | None = None
         self.watches = 0
         self._changed = asyncio.Event()
@@ -37,6 +39,9 @@ class Source:
         if self.failure:
             raise self.failure
         return self.networks
+
+    async def server_unchecked(self, ifname: str) -> bool | None:
+        return self.unchecked
 
     async def watch(self) -> AsyncIterator[None]:
         self.watches += 1
@@ -107,6 +112,55 @@ def test_what_the_first_source_calls_not_associated_is_not_taken_from_the_second
         assert await LinuxWifi((manager, kernel)).read() == {"wlan0": CAFE, "wlan1": CAFE}
         kernel.networks = {}
         assert await LinuxWifi((kernel, manager)).read() == {"wlan0": CAFE, "wlan1": CAFE}
+
+    run(work)
+
+
+CAMPUS = WifiNetwork(b"campus", b"\x02\0\0\0\0\x0e", Security.ENTERPRISE, source=WifiSource.NL80211)
+UNCHECKED = replace(CAMPUS, server_unchecked=True)
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True), (True, True), (None, True), (True, None)])
+def test_any_source_may_add_that_the_server_is_not_checked(first: bool | None, second: bool | None) -> None:
+    """N4: the kernel's word on the network, NetworkManager's on how it signs in."""
+
+    async def work() -> None:
+        kernel, manager = Source(wlan0=CAMPUS, wlan1=HOME), Source()
+        kernel.unchecked, manager.unchecked = first, second
+        assert await LinuxWifi((kernel, manager)).read() == {"wlan0": UNCHECKED, "wlan1": HOME}
+
+    run(work)
+
+
+def test_a_sign_in_that_nobody_knows_yet_is_a_network_that_nobody_knows_yet() -> None:
+    async def work() -> None:
+        kernel, manager = Source(wlan0=CAMPUS, wlan1=HOME), Source()
+        both = LinuxWifi((kernel, manager))
+        manager.unchecked = None
+        assert await both.read() == {"wlan1": HOME}  # its security is another: it was not even asked
+        manager.unchecked = False
+        assert await both.read() == {"wlan0": CAMPUS, "wlan1": HOME}
+        manager.unchecked = None
+        assert await both.read() == {"wlan1": HOME}
+
+    run(work)
+
+
+@pytest.mark.parametrize("after", [False, None])
+def test_what_was_unchecked_stays_so_until_it_is_left(after: bool | None) -> None:
+    """NetworkManager ends, and the card stays on the network."""
+
+    async def work() -> None:
+        kernel, manager = Source(wlan0=CAMPUS), Source()
+        both = LinuxWifi((kernel, manager))
+        manager.unchecked = True
+        assert await both.read() == {"wlan0": UNCHECKED}
+        manager.unchecked = after
+        assert await both.read() == {"wlan0": UNCHECKED}
+        kernel.networks = {"wlan0": None}
+        assert await both.read() == {}
+        kernel.networks = {"wlan0": CAMPUS}
+        assert await both.read() == ({"wlan0": CAMPUS} if after is False else {})
 
     run(work)
 
