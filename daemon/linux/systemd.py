@@ -1,4 +1,4 @@
-"""Telling systemd how we are: sd_notify(3), in the few lines that it takes."""
+"""Telling systemd how we are: sd_notify(3), sd_watchdog_enabled(3), in the few lines that it takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ class Notifier:
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", "")
         self._path = "\0" + address[1:] if address.startswith("@") else address
+        patience, ours = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", str(os.getpid()))
+        # Seconds within which WATCHDOG=1 is expected; 0: nobody waits for it.
+        self.patience = int(patience) / 1e6 if patience.isdigit() and ours == str(os.getpid()) and address else 0.0
 
     def __call__(self, *lines: str) -> None:
         """Without systemd this does nothing; a systemd that does not listen is not our problem."""

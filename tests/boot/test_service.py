@@ -160,6 +160,45 @@ def test_kill_9_while_protected(fresh: Machine) -> None:
     assert fresh.status()["blocking"] is True
 
 
+HASTY = """
+[Service]
+WatchdogSec=3
+"""
+
+
+def test_a_daemon_that_hangs_is_killed_and_comes_back_blocked(fresh: Machine) -> None:
+    """The watchdog: a stopped process answers nobody, and feeds nobody."""
+    assert fresh.box.show(UNIT, "WatchdogUSec")["WatchdogUSec"] == "30s"
+    fresh.box.write(f"/run/systemd/system/{UNIT}.d/50-hasty.conf", HASTY)
+    fresh.run("systemctl", "daemon-reload")
+    try:
+        fresh.run("systemctl", "restart", UNIT)
+        fresh.protect()
+        former, restarts = fresh.main_pid, fresh.restarts
+        with fresh.sealed():
+            time.sleep(4)
+            assert fresh.main_pid == former, "a daemon that is well is left alone"
+            fresh.run("kill", "-STOP", str(former))
+            fresh.wait("another daemon", lambda: fresh.main_pid not in (0, former) and fresh.active() == "active")
+            fresh.wait_state("connecting", "blocked", "reconnecting")
+        assert fresh.restarts == restarts + 1
+        assert "watchdog" in fresh.box.journal("--unit", UNIT).lower()
+    finally:
+        fresh.run("rm", f"/run/systemd/system/{UNIT}.d/50-hasty.conf")
+        fresh.run("systemctl", "daemon-reload")
+
+
+def test_kill_9_five_times(fresh: Machine) -> None:
+    """At its weakest moments too: while it starts."""
+    fresh.protect()
+    with fresh.sealed():
+        for _ in range(5):
+            former = fresh.main_pid
+            fresh.run("systemctl", "kill", "--kill-whom=main", "--signal=SIGKILL", UNIT)
+            fresh.wait("the next process", lambda former=former: fresh.main_pid not in (0, former))  # type: ignore[misc]
+        fresh.wait_state("connecting", "blocked", "reconnecting")
+
+
 def test_it_never_gives_up(machine: Machine) -> None:
     """However often it is killed: otherwise the machine would stay blocked, and nobody there to unblock it."""
     shown = machine.box.show(UNIT, "StartLimitIntervalUSec", "Restart")
