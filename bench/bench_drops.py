@@ -9,14 +9,14 @@ three seconds of silence.
 Each drop has its own traffic of nine kinds, two of them bound to the link. A frame counts when it left in the clear
 between the drop and the first answer through the tunnel, which is a DNS answer of a resolver that exists only there.
 Traffic goes on for a while after that; what leaks then is counted apart. Cells: frames leaked / packets tried, then the
-median time to that answer: after the drop, and where the server was away, after its return, which is after 5 s and not
-before our daemon has noticed. Time to block: from the drop to the last frame that leaked before the answer.
+median time to that answer: after the drop, and where the server was away, after its return, which is after 5 to 7 s and
+not before our daemon has noticed. Time to block: from the drop to the last frame that leaked before the answer.
 
 The drops are dealt out to laboratories of at most 80, each a process with addresses, a meter and positive controls of
 its own, before and after. A laboratory that fails is named, its drops are left out, and the exit status is 1. Several
-`--side-by-side` save time, for most of a drop is waiting; leaks do not care, but take times from one alone.
-Usage: python -m bench.bench_drops [DROPS [DROPS_OF_OTHERS]] [--side-by-side LABORATORIES], drops in multiples of eight;
-without, 80 and 16, one laboratory: some ten minutes.
+`--side-by-side` save time, for most of a drop is waiting. A zero does not care about load, but times do, and with them
+what those leak that leak until they are back: take these from one alone.
+Usage: python -m bench.bench_drops [DROPS [DROPS_OF_OTHERS]] [--side-by-side LABORATORIES]; without: 80 16, ten minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
+import random
 import select
 import shutil
 import socket
@@ -45,7 +47,7 @@ from lab.processes import LabError
 from lab.topology import Laboratory
 
 RATE = 50.0  # tries a second of each of nine kinds
-OUTAGE_S = 5.0  # of the server: long enough to be noticed (daemon/linux/wireguard_vigil.py)
+OUTAGE_S = 5.0, 7.0  # of the server: long enough to be noticed (wireguard_vigil.py), and in step with nobody's tries
 AWAY_S = 0.5  # without a network
 UP_S = 0.3  # before the next drop
 GIVE_UP_S = 60.0
@@ -68,7 +70,7 @@ Moments = tuple[float, float]
 def _server_away(vpn: Vpn, away: Callable[[], object], back: Callable[[], object]) -> Moments:
     begun = time.time()
     away()
-    time.sleep(OUTAGE_S)
+    time.sleep(random.uniform(*OUTAGE_S))
     vpn.noticed()
     back()
     return begun, time.time()
@@ -143,7 +145,7 @@ def _rejoin(vpn: Vpn, name: str) -> Moments:
     return begun, begun
 
 
-AWAY = ("server killed, 5 s", "server firewalled, 5 s")
+AWAY = ("server killed, 5 to 7 s", "server firewalled, 5 to 7 s")
 LINK = ("tunnel link deleted", "tunnel link down")
 KINDS: dict[str, Callable[[Vpn], Moments | None]] = {
     AWAY[0]: server_killed,
@@ -309,9 +311,10 @@ class Task:
 
 
 def deal(drops: int, others: int) -> list[Task]:
+    """At least so many drops: rounds are whole, and the others have one kind less, no process that only controls."""
     tasks: list[Task] = []
     for name, make in SUBJECTS.items():
-        left = max(1, (drops if make is Tunwarden else others) // len(KINDS))
+        left = math.ceil(drops / len(KINDS)) if make is Tunwarden else math.ceil(others / (len(KINDS) - 1))
         while left > 0:
             tasks.append(Task(name, 44 + len(tasks), min(ROUNDS, left)))
             left -= ROUNDS
@@ -334,9 +337,8 @@ def run(task: Task) -> dict[str, Outcome] | None:
     *said, last = done.stdout.splitlines()
     said += done.stderr.splitlines()
     outcomes = {kind: Outcome(**one) for kind, one in json.loads(last).items()}
-    total = together(outcomes.values())
-    took, load = time.monotonic() - begun, os.getloadavg()[0]
-    told = f"{what}: {took:.0f} s, {total.leaked:,} leaked, {total.up_leaked:,} while up; load {load:.1f}"
+    total, took = together(outcomes.values()), time.monotonic() - begun
+    told = f"{what}: {took:.0f} s, {total.leaked:,} leaked, {total.up_leaked:,} while up; load {os.getloadavg()[0]:.1f}"
     print("\n".join([told, *said]), flush=True)
     return outcomes
 
@@ -366,8 +368,7 @@ def main() -> None:
     parser.add_argument("--side-by-side", type=int, default=1)
     parser.add_argument("--laboratory", help=argparse.SUPPRESS)  # what `run` starts
     chosen = parser.parse_args()
-    missing = [program for program in ("openvpn", "openssl", "iptables") if shutil.which(program) is None]
-    if missing:
+    if missing := [program for program in ("openvpn", "openssl", "iptables") if shutil.which(program) is None]:
         sys.exit(f"bench_drops misses these: apt-get install --no-install-recommends {' '.join(missing)}")
     if chosen.laboratory is not None:
         task = Task(**json.loads(chosen.laboratory))
@@ -389,7 +390,7 @@ def main() -> None:
                 found[task.name][kind].add(outcome)
     print(table(found))
     alone = "one laboratory at a time" if chosen.side_by_side == 1 else "inflated: not alone on the machine"
-    print(f"times: {alone}, load {min(loads):.1f} to {max(loads):.1f}; leaks do not care")
+    print(f"times: {alone}, load {min(loads):.1f} to {max(loads):.1f}; a zero does not care")
     if failed:
         sys.exit(f"{failed} of {len(tasks)} laboratories FAILED, see above: their drops are missing from the table")
 

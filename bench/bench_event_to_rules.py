@@ -192,7 +192,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)  # seconds one of our threads may keep the interpreter from the others
     with laboratory() as (lab, timed):
         subject = Subject(lab, SETTINGS)
-        subject.start()
+        subject.start(30)
         subject.set_up()
         up, known, down = Took("link up, held"), Took("network known, cleared", GOAL_CLEARED), Took("link down")
         kernel, published = Kernel(lab), Published(subject)

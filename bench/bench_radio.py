@@ -16,19 +16,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
 
 from bench.common import report, title
 
 INSIDE = "TUNWARDEN_RADIO"
 ROUNDS = 21
+TIME_LIMIT = 240.0  # seconds, for one round
 NETLINK_NETFILTER, NFNLGRP_NFTABLES, NEWGEN = 12, 7, 0x0A0F  # <linux/netfilter/nfnetlink.h>, <nf_tables.h>
 SETTINGS = """\
 version = 1
 
-[[links]]
-name = "hwsim*"
-kind = "virtual"
+[portal]
+detect = false
 
 [[known]]
 ssid = "Home"
@@ -55,7 +54,7 @@ class Transactions:
                 self.times.append(time.monotonic())
 
 
-def when(done: Callable[[], bool], timeout: float = 60.0) -> float:
+def when(done: Callable[[], bool], timeout: float = TIME_LIMIT) -> float:
     deadline = time.monotonic() + timeout
     while not done():
         assert time.monotonic() < deadline, "it took too long"
@@ -66,15 +65,15 @@ def inside() -> None:
     from daemon.linux import nl80211, rtnetlink
     from daemon.linux.libnftables import LibNft
     from daemon.linux.nft import render
-    from lab.radio.laboratory import RadioLaboratory
+    from lab.radio.laboratory import RadioLaboratory, RadioSubject
     from lab.radio.managers import Supplicant
-    from lab.subject import Subject
+    from lab.radio.networks import ACCESS_POINTS
     from policies.firewall import FirewallPolicy
     from policies.states import Phase
 
     with RadioLaboratory() as lab:
-        subject = Subject(cast(Any, lab), SETTINGS)
-        subject.start(90)
+        subject = RadioSubject(lab, SETTINGS)
+        subject.start()
         lab.load()
         transactions = Transactions()
         took, roams = [], []
@@ -93,17 +92,19 @@ def inside() -> None:
 
             def measured() -> float:
                 proven = when(authorised)
-                subject.wait(lambda _: cleared(), 60)
+                subject.wait(lambda _: cleared(), TIME_LIMIT)
                 return (transactions.times[-1] - proven) * 1e3
 
             for _ in range(ROUNDS):
                 supplicant.ask("wpa2")
                 took.append(measured())
                 supplicant.leave()
-                subject.wait(lambda status: not status.networks, 60)
+                subject.wait(lambda status: not status.networks, TIME_LIMIT)
+            here, there = (point for point, (_, names) in ACCESS_POINTS.items() if "wpa2" in names)
             supplicant.join("wpa2")
-            for at in range(1, ROUNDS + 1):
-                supplicant.roam(bytes([2, 0, 0, 0, 0xA1 + at % 2, 4]))
+            supplicant.roam(there, "wpa2")
+            for at in range(ROUNDS):
+                supplicant.ask_to_roam(there if at % 2 else here, "wpa2")
                 when(lambda: not authorised())
                 roams.append(measured())
 
@@ -134,8 +135,9 @@ def main() -> None:
         print(f"left out: {why}")
         return
     with RadioMachine(f"export {INSIDE}=1; python3 -m bench.bench_radio") as machine:
-        machine.wait(900)
+        status = machine.wait(3600)
         print(machine.read("output"), end="")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

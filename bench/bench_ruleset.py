@@ -1,7 +1,9 @@
 """How long the rules take: the whole table of a connected laptop, applied and verified, and 5,000 subnets of its owner.
 
 Both layers apart, in a network namespace of their own. Each application replaces another table, without those subnets.
-`set` applies and reads back; "looked at again" is one `verify` after it. Processor time is that of user and system.
+`set` applies and reads back; "looked at again" is one `verify` after it. What the last few rulesets compile to is
+remembered, for states alternate; "for the first time" are rules that were never sent before. Processor time is that of
+user and system.
 Peer in the same run: the nft program with the same text, `nft -f`, then `nft list table`.
 """
 
@@ -80,12 +82,19 @@ class Times:
 Layer = NftFirewall | LinuxRoutes
 
 
-async def applied(layer: Layer, policies: tuple[FirewallPolicy, ...], rounds: int) -> tuple[Times, Times]:
-    """Of `set`, which reads back, and of looking again, for the first policy after the second."""
+async def applied(
+    layer: Layer, policies: tuple[FirewallPolicy, ...], rounds: int, fresh: bool = False
+) -> tuple[Times, Times]:
+    """Of `set`, which reads back, and of looking again, for the first policy after the second.
+
+    `fresh` makes each first policy another one, of the same size.
+    """
     setting, looking = Times(), Times()
     await layer.set(policies[-1])
     for at in range(2 * rounds):
         policy, counts = policies[at % 2], at % 2 == 0
+        if counts and fresh:
+            policy = replace(policy, lan_subnets=(scattered(at + 1, 4)[-1], *policy.lan_subnets[1:]))
         with setting.one(counts):
             await layer.set(policy)
         with looking.one(counts):
@@ -112,6 +121,9 @@ def compare(state: Path, policies: tuple[FirewallPolicy, ...], rounds: int, goal
         setting, looking = asyncio.run(applied(layer, policies, rounds))
         ours[name] = setting.tell(f"{name}, applied and read back", goal)
         looking.tell(f"{name}, looked at again")
+        if name == "firewall":
+            setting, looking = asyncio.run(applied(NftFirewall(), policies, rounds, fresh=True))
+            setting.tell("firewall, applied for the first time and read back", goal)
     peer = by_program(policies, rounds).tell("peer: nft -f, nft list table")
     print(f"firewall / peer: {ours['firewall'] / peer:.2f}")
 
