@@ -10,13 +10,14 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
 from daemon import adapters, logs, panic, settings_file
+from daemon.inbox import Alive
 from daemon.loop import Loop
 from daemon.service import DaemonService
 from daemon.settings_keeper import SettingsKeeper
@@ -51,7 +52,7 @@ def main() -> None:
         asyncio.run(life(notify))
 
 
-async def life(notify: Callable[..., None]) -> None:
+async def life(notify: adapters.Notify) -> None:
     """From the first look at the network to handing it over."""
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
@@ -66,6 +67,7 @@ async def life(notify: Callable[..., None]) -> None:
     service = DaemonService(loop, VERSION, keeper)
     if store.trouble:
         log.error("store", problem=store.trouble)
+    service.diagnostics.begin()
     keeper.take(loaded)
     running.add_signal_handler(signal.SIGHUP, keeper.reload)
     file = settings_file.FILE
@@ -80,9 +82,11 @@ async def life(notify: Callable[..., None]) -> None:
     notify("READY=1", f"STATUS={loop.state.phase.value}")
     log.info("ready", phase=loop.state.phase.value)
 
+    watchdog = asyncio.create_task(fed(notify, loop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({protection, stopping}, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
+    watchdog.cancel()
     watching.cancel()
     for face in faces:
         face.cancel()
@@ -93,6 +97,13 @@ async def life(notify: Callable[..., None]) -> None:
     await asyncio.wait([protection])
     await loop.leave()
     log.info("handed over", phase=loop.state.phase.value)
+
+
+async def fed(notify: adapters.Notify, loop: Loop) -> None:
+    """The service manager ends a daemon that hangs. What counts is whether the owner of the state handles events."""
+    while notify.patience:
+        loop.post(Alive(lambda: notify("WATCHDOG=1", f"STATUS={loop.state.phase.value}")))
+        await asyncio.sleep(notify.patience / 3)
 
 
 def all_faces(service: DaemonService) -> list[Varlink | Dbus]:

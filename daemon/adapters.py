@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from daemon.host import Host
 from policies.settings import Settings
@@ -19,14 +20,22 @@ def host(settings: Settings, state_folder: Path) -> Host:
     raise SystemExit(f"tunwardend: no implementation for {sys.platform} yet")
 
 
-def notifier() -> Callable[..., None]:
+class Notify(Protocol):
     """Tells the service manager `READY=1` and the like, where there is one that listens."""
+
+    patience: float  # seconds within which it wants to hear WATCHDOG=1; 0: it does not
+
+    def __call__(self, *lines: str) -> None: ...
+
+
+def notifier() -> Notify:
+    """Made once, before the environment is cleared."""
     if sys.platform == "linux":
         from daemon.linux.systemd import Notifier
 
         return Notifier()
     else:  # noqa: RET505  without it, mypy calls this unreachable on Linux
-        return _nobody_listens
+        return _NobodyListens()
 
 
 async def on_change(file: Path, drop_ins: Path, changed: Callable[[], None]) -> None:
@@ -37,5 +46,8 @@ async def on_change(file: Path, drop_ins: Path, changed: Callable[[], None]) -> 
         await watch(file, drop_ins, changed)
 
 
-def _nobody_listens(*lines: str) -> None:
-    return None
+class _NobodyListens:
+    patience = 0.0
+
+    def __call__(self, *lines: str) -> None:
+        return None

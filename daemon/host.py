@@ -224,6 +224,10 @@ class Portals(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Listen to nobody any more."""
+        ...
+
 
 class LoginTree(Protocol):
     async def begin(self, process: int, links: Sequence[Link]) -> int:
@@ -247,8 +251,8 @@ class LoginTree(Protocol):
 
 
 class LinkWatch(Protocol):
-    def follow(self, link: Link) -> None:
-        """What the link has now: its gateways come after it."""
+    def follow(self, link: Link, network: WifiNetwork | None) -> None:
+        """What is known of the link now: its network and gateways come after it."""
         ...
 
     def found(self) -> AsyncGenerator[Finding, None]:
@@ -259,8 +263,8 @@ class LinkWatch(Protocol):
 
 
 class Lookout(Protocol):
-    def watch(self, link: Link, network: WifiNetwork | None) -> LinkWatch:
-        """Begin to look for an attacker on a link and its network (N13); `found` tells. Raises HostError."""
+    def watch(self, link: Link) -> LinkWatch:
+        """Keep what may speak for an attacker on this link (N13), until `found` is asked. Raises HostError."""
         ...
 
 

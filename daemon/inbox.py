@@ -82,6 +82,13 @@ class Found:
     change: Callable[[Facts], Facts]
 
 
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Call `tell`: whoever owns the state still handles events."""
+
+    tell: Callable[[], None]
+
+
 @dataclass(slots=True)
 class Command:
     """Something a caller wants done by the task that owns the state. The result or the exception goes to `done`."""
@@ -102,6 +109,7 @@ Inboxed = (
     | Overdue
     | Checked
     | Found
+    | Alive
     | Command
 )
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 
+from daemon import logs
 from daemon.attempts import Attempts
 from daemon.beacons import BeaconExplorer
 from daemon.checks import Checks
@@ -19,6 +20,7 @@ from daemon.host import Host, HostError, Sleeping, Touch
 from daemon.hostile import HostileExplorer
 from daemon.inbox import (
     AgentsHint,
+    Alive,
     Checked,
     Command,
     Found,
@@ -198,6 +200,8 @@ class Loop:
             case Checked():
                 self._checked(event)
                 await self._handle(Changed())  # which looks whether what is about to be published is true
+            case Alive(tell):
+                tell()
             case Command(run, done):
                 await self._obey(run, done)
             case _:
@@ -290,6 +294,8 @@ class Loop:
         before = self.state
         self.state, actions = step(self.state, event, decision)
         self.decision = decision
+        if logs.tracing():
+            log.debug("handled", what=event, facts=self.facts, intent=self.intent, decision=decision, state=self.state)
         if self.state != before:
             log.info("state", phase=self.state.phase, cause=self.state.cause, after=type(event).__name__)
         await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))

@@ -53,6 +53,7 @@ class Reading:
             overdue=facts.overdue & same,
             beacons={ifname: told for ifname, told in facts.beacons.items() if ifname in same},
             internet={ifname: told for ifname, told in facts.internet.items() if ifname in same},
+            probing=facts.probing & same,
             evidence={ifname: told for ifname, told in facts.evidence.items() if ifname in same},
             login=facts.login & same,
         )

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 
 import structlog
 from pydantic import ValidationError
 
 from daemon import status as tell
-from daemon.host import HostError
+from daemon.beacons import told
+from daemon.diagnostics import Diagnostics
+from daemon.host import Counters, HostError
+from daemon.inbox import Found
 from daemon.loop import Loop
 from daemon.prompts import rule_to_save
 from daemon.settings_keeper import SettingsKeeper
 from daemon.store import StoreError
+from daemon.trace import Trace
 from ipc import interface
 from ipc.access import Caller
 from ipc.errors import Error, ServiceError
@@ -27,6 +33,7 @@ from ipc.feed import Feed
 from policies.classify import ssid_text
 from policies.decide import Answer, Manual, Rule
 from policies.facts import Address, Security, WifiNetwork
+from policies.known import stands_for
 from policies.profiles import ProfileError, WireGuardProfile, parse_wireguard, with_addresses
 from policies.profiles import facts as profile_facts
 from policies.settings import (
@@ -34,6 +41,7 @@ from policies.settings import (
     Problem,
     SettingsError,
     WifiAction,
+    endpoint_text,
     known_from_json,
     known_to_json,
     parse_settings,
@@ -42,6 +50,7 @@ from policies.states import Changed, Event, Reconnect, State, Target
 
 log = structlog.get_logger()
 
+COUNTED_S = 0.1  # so old may the bytes be that GetStatus tells
 RESOLVE_S = 5.0  # for the names of an imported profile's servers
 KNOWN_PAGE = 200  # networks of one answer: whoever asks for all of them must not stop the loop
 KNOWN_LINES, KNOWN_MOST = 500, 20_000  # networks of one import, and of all users
@@ -50,12 +59,16 @@ KNOWN_LINES, KNOWN_MOST = 500, 20_000  # networks of one import, and of all user
 class DaemonService:
     """Implements `ipc.interface.Service`."""
 
-    def __init__(self, loop: Loop, version: str, settings: SettingsKeeper | None = None) -> None:
+    def __init__(
+        self, loop: Loop, version: str, settings: SettingsKeeper | None = None, trace: Trace | None = None
+    ) -> None:
         self._loop, self._version = loop, version
         self._settings = settings or SettingsKeeper(loop)
+        self.diagnostics = Diagnostics(loop, self._settings, trace or Trace(loop.store.folder / "trace", time.time))
         self._entered: tuple[State, int] = (loop.state, int(time.time()))
         self._listed: tuple[object, ...] = ()
         self._lists = 0  # grows when what is listed has changed
+        self._counted: tuple[State, float, Counters | None] = (loop.state, -math.inf, None)  # when, and what it was
         self.feed = Feed(self._status())
 
     # --- Manager -----------------------------------------------------------------------------------------------------
@@ -89,11 +102,20 @@ class DaemonService:
         )
 
     async def get_status(self, caller: Caller) -> interface.Status:
+        counters = await self._counters()
+        return replace(self.feed.status, rx_bytes=counters.rx, tx_bytes=counters.tx) if counters else self.feed.status
+
+    async def _counters(self) -> Counters | None:
+        """Asking the tunnel takes a millisecond of its process: many callers at once get one answer."""
+        now, (state, when, counters) = time.monotonic(), self._counted
+        if state is self._loop.state and now - when < COUNTED_S:
+            return counters
         try:
             counters = await self._loop.host.tunnel.counters()
         except HostError:  # it is going away at this moment
             counters = None
-        return replace(self.feed.status, rx_bytes=counters.rx, tx_bytes=counters.tx) if counters else self.feed.status
+        self._counted = (self._loop.state, now, counters)
+        return counters
 
     def watch(self, caller: Caller) -> AsyncGenerator[interface.Status, None]:
         return self.feed.watch()
@@ -235,6 +257,7 @@ class DaemonService:
         self, caller: Caller, ssid_hex: str, changes: str, pattern: bool = False
     ) -> interface.KnownNetwork:
         saved: list[KnownNetwork] = []
+        changes = await self._with_digest(self._saved("EditKnown", ssid_hex, pattern), changes)
 
         async def run() -> Event:
             before = self._saved("EditKnown", ssid_hex, pattern)
@@ -264,6 +287,36 @@ class DaemonService:
         await self._change(caller, f"import {len(networks)} known networks", run)
         return len(networks)
 
+    async def _with_digest(self, network: KnownNetwork, changes: str) -> str:
+        """With the certificate that is there now, where a beacon is to be saved without one. Raises ServiceError."""
+        try:
+            wanted = json.loads(changes)
+        except (ValueError, RecursionError):
+            return changes  # which will be refused
+        if not isinstance(wanted, dict) or wanted.get("beacon") is None or "beacon_sha256" in wanted:
+            return changes
+        anything = json.dumps({**wanted, "beacon_sha256": "00" * 32})
+        beacon = checked("EditKnown", lambda: changed_known(network, anything)).beacon
+        assert beacon is not None
+        joined = [ifname for ifname, met in self._loop.facts.wifi.items() if stands_for(network, met.ssid)]
+        why = "" if len(joined) == 1 else "this network is not joined now, so its beacon cannot be asked."
+        cleared = self._loop.enforcer.enforced.cleared if self._loop.enforcer.enforced else frozenset()
+        if not why and joined[0] not in cleared:
+            why = "nothing but the tunnel passes on this network now, so its beacon cannot be asked."
+        link = None if why else self._loop.facts.link(joined[0])
+        try:
+            digest = await self._loop.host.beacons.fingerprint(link.ifname, beacon) if link else b""
+        except HostError as err:
+            why = f"{err}."
+        if why or link is None:
+            raise ServiceError(
+                Error.NOT_NOW, "EditKnown", why, "Join it and disconnect the VPN first, or give beacon_sha256 as well."
+            )
+        # What is known is not asked again, which would hold the link once more.
+        shown = partial(told, ifname=link.ifname, beacon=beacon, shown=digest)
+        self._loop.post(Found(link.ifname, link.association, shown))
+        return json.dumps({**wanted, "beacon_sha256": digest.hex()})
+
     def _saved(self, what: str, ssid_hex: str, pattern: bool) -> KnownNetwork:
         """The network of that name that a user saved."""
         try:
@@ -292,13 +345,18 @@ class DaemonService:
                 raise no_such_profile(network.profile)
             if network.key in fixed:
                 raise _fixed(what, network.ssid)
-        after = {each.key: each for each in loop.known} | {each.key: each for each in networks}
+        after = {each.key for each in (*loop.known, *networks)}
         if instead_of is not None and instead_of.key not in {each.key for each in networks}:
             raise invalid(what, "the name stays: add the other one and forget this")
         if len(after) > KNOWN_MOST:
             raise ServiceError(Error.NOT_NOW, what, f"{KNOWN_MOST} networks are saved already.", "Forget some first.")
-        self._saving(lambda: loop.store.save_known(*networks))
-        loop.known = tuple(after[key] for key in sorted(after))  # as the store would read them, which takes a while
+        self._keep_known(networks)
+
+    def _keep_known(self, networks: tuple[KnownNetwork, ...]) -> None:
+        """In the store and then in force, in its order: reading ten thousand anew takes half a second."""
+        self._saving(lambda: self._loop.store.save_known(*networks))
+        after = {each.key: each for each in (*self._loop.known, *networks)}
+        self._loop.known = tuple(after[key] for key in sorted(after))
 
     def _named(self, ssid: str | None, ssid_hex: str | None) -> tuple[bytes, WifiNetwork | None]:
         """The SSID that is meant, and the network if it is joined now."""
@@ -348,8 +406,7 @@ class DaemonService:
             asked = loop.prompts.find(id)
             if remember:
                 rule = rule_to_save(asked.judgement, answer, loop.facts, loop.settings, loop.known)
-                self._saving(lambda: loop.store.save_known(rule))
-                loop.load_known()
+                self._keep_known((rule,))
             loop.prompts.answered(id, answer)
             loop.settle(Answer(asked.judgement.network, WifiAction(answer), Rule.ANSWER))
             return Changed()
@@ -468,6 +525,19 @@ class DaemonService:
             return tuple(interface.Problem(each.line, each.key, each.problem, each.allowed) for each in err.problems)
         return ()
 
+    async def get_trace(self, caller: Caller) -> interface.Trace:
+        return self.diagnostics.told()
+
+    async def start_trace(self, caller: Caller, minutes: int, hide_names: bool = False) -> interface.Trace:
+        log.info("asked", what=f"trace for {minutes} minutes", uid=caller.uid, pid=caller.pid)
+        return self.diagnostics.start(minutes, hide_names)
+
+    async def stop_trace(self, caller: Caller) -> interface.Trace:
+        return self.diagnostics.stop()
+
+    async def get_report(self, caller: Caller, hide_names: bool = False) -> tuple[interface.ReportPart, ...]:
+        return self.diagnostics.report(await self.get_status(caller), hide_names)
+
     # --- all of them -------------------------------------------------------------------------------------------------
 
     async def _change(self, caller: Caller, what: str, run: Callable[[], Awaitable[Event]]) -> None:
@@ -544,6 +614,8 @@ def _known(network: KnownNetwork, source: str) -> interface.KnownNetwork:
         exceptions=tuple(ssid_text(pattern) for pattern in network.exceptions),
         bssids=tuple(mac.hex(":") for mac in sorted(network.bssids)),
         gateways=tuple(mac.hex(":") for mac in sorted(network.gateways)),
+        beacon=endpoint_text(network.beacon) if network.beacon else None,
+        beacon_sha256=network.beacon_sha256.hex(":") or None,
         learn=network.learn,
         entry=known_to_json(network),
     )

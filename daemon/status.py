@@ -19,6 +19,7 @@ def networks(facts: Facts, decision: Decision, enforced: FirewallPolicy | None) 
 
 def _network(judgement: Judgement, facts: Facts, cleared: bool) -> Network:
     wifi, found = facts.wifi.get(judgement.ifname), judgement.classification
+    behind = facts.internet.get(judgement.ifname)
     reasons = found.reasons if found else ()
     return Network(
         ifname=judgement.ifname,
@@ -31,6 +32,8 @@ def _network(judgement: Judgement, facts: Facts, cleared: bool) -> Network:
         action=judgement.action.value if judgement.action else None,
         rule=judgement.rule.value,
         cleared=cleared,
+        internet=behind.reach.value if behind else None,
+        portal_url=(behind.url or None) if behind else None,
     )
 
 

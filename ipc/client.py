@@ -16,7 +16,20 @@ from typing import Self, cast
 from ipc.access import Transport
 from ipc.describe import Method, methods
 from ipc.errors import Error, ServiceError, error_of
-from ipc.interface import NAME, KnownNetwork, Network, Notice, PortalLogin, Problem, Profile, Prompt, Setting, Status
+from ipc.interface import (
+    NAME,
+    KnownNetwork,
+    Network,
+    Notice,
+    PortalLogin,
+    Problem,
+    Profile,
+    Prompt,
+    ReportPart,
+    Setting,
+    Status,
+    Trace,
+)
 from ipc.values import typed
 
 FOLDER = "/run/tunwarden"
@@ -70,8 +83,13 @@ class Client:
         self._socket.close()
 
     def fileno(self) -> int:
-        """Readable when there is an answer, or the end."""
+        """Readable when there is an answer, or the end; unless one `waits` here already."""
         return self._socket.fileno()
+
+    @property
+    def waits(self) -> bool:
+        """Whether an answer has been received that nobody has asked for."""
+        return b"\0" in self._buffer
 
     # --- Manager ---
 
@@ -197,6 +215,18 @@ class Client:
 
     def check_settings(self, text: str) -> tuple[Problem, ...]:
         return cast(tuple[Problem, ...], self._call("Diagnostics.CheckSettings", text=text))
+
+    def get_trace(self) -> Trace:
+        return cast(Trace, self._call("Diagnostics.GetTrace"))
+
+    def start_trace(self, minutes: int, hide_names: bool = False) -> Trace:
+        return cast(Trace, self._call("Diagnostics.StartTrace", minutes=minutes, hide_names=hide_names))
+
+    def stop_trace(self) -> Trace:
+        return cast(Trace, self._call("Diagnostics.StopTrace"))
+
+    def get_report(self, hide_names: bool = False) -> tuple[ReportPart, ...]:
+        return cast(tuple[ReportPart, ...], self._call("Diagnostics.GetReport", hide_names=hide_names))
 
     # --- the wire ---
 

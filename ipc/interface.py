@@ -91,6 +91,7 @@ TIGHTENS = frozenset(
         ("wifi.unsecured", "auto_connect"),
         ("wifi.unidentified", "auto_connect"),
         ("wifi.secured", "auto_connect"),
+        ("wifi.hostile", "auto_connect"),
         ("wifi.prompt_fallback", "auto_connect"),
         ("wifi.hold_while_asking", "true"),
         ("wifi.criteria.weak_encryption", "true"),
@@ -141,6 +142,12 @@ class Network:
     action: Annotated[str | None, "The rule's `auto_connect`, `prompt`, `ignore` or `disconnect`; null: none yet."]
     rule: Annotated[str | None, "Which rule decided, in words; null: none yet."]
     cleared: Annotated[bool, "Whether traffic may use the link outside the tunnel."]
+    internet: Annotated[
+        str | None, "What is behind it: `internet`, `portal` (it wants a login) or `nothing`; null: not known."
+    ] = None
+    portal_url: Annotated[
+        str | None, "Where its portal says people log in: http or https, printable ASCII; a stranger's word."
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,8 @@ class KnownNetwork:
     exceptions: Annotated[tuple[str, ...], "Patterns of names that are not meant, escaped likewise."]
     bssids: Annotated[tuple[str, ...], "The only access points it may have, unless it learns; none: any."]
     gateways: Annotated[tuple[str, ...], "Hardware addresses of the only routers it may have; none: any."]
+    beacon: Annotated[str | None, "Address and port of the TLS server that has to prove itself there; null: none."]
+    beacon_sha256: Annotated[str | None, "SHA-256 of its certificate, in hexadecimal with colons; null: none."]
     learn: Annotated[bool, "Whether access points met are added to `bssids`, which bind once this ends."]
     entry: Annotated[str, "All of it as a JSON object with the keys of [[known]]: a line for ImportKnown."]
 
@@ -236,6 +245,27 @@ class Setting:
     kind: Annotated[str, "`boolean`, `choice`, `time`, `name` or `list`."]
     allowed: Annotated[str, "The values it may have, in words."]
     text: Annotated[str, "What it means, in a sentence."]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Whether every event is being written down in detail, for finding a fault."""
+
+    on: Annotated[bool, "Whether it is running."]
+    until: Annotated[int, "When it ends by itself, in seconds since 1970 UTC; 0 while it is off."]
+    hide_names: Annotated[bool, "Whether names of networks and addresses are hidden in it."]
+    bytes: Annotated[int, "How much there is; older records are removed beyond 8 MiB, all of them after a week."]
+    folder: Annotated[str, "Where root finds the files."]
+    trouble: Annotated[str | None, "Why it ended before its time; null: it did not."]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPart:
+    """One part of a report of a problem."""
+
+    name: Annotated[str, "Its heading."]
+    doc: Annotated[str, "What is in it, in a sentence."]
+    text: Annotated[str, "The content. Keys and passwords are never in it."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +426,11 @@ class Service(Protocol):
         changes: Annotated[str, Longest(KNOWN_BYTES), "A JSON object: keys of [[known]], or `learn`; null ends one."],
         pattern: Annotated[bool, "Whether the pattern of this spelling is meant, not the name."] = False,
     ) -> KnownNetwork:
-        """Change a saved network; what is not named stays. The result must be one that could be added."""
+        """Change a saved network; what is not named stays. The result must be one that could be added.
+
+        `beacon` without `beacon_sha256` takes the certificate that is shown now: the network has to be joined, and not
+        blocked.
+        """
         ...
 
     @method("Networks.ForgetKnown", Access.ADMIN, Error.NO_SUCH_NETWORK, Error.LOCKED, Error.NOT_NOW)
@@ -531,4 +565,33 @@ class Service(Protocol):
         self, caller: Caller, text: Annotated[str, Longest(SETTINGS_BYTES), "The settings file's content."]
     ) -> tuple[Problem, ...]:
         """What is wrong with a settings text. Looks at the text alone; nothing is changed."""
+        ...
+
+    @method("Diagnostics.GetTrace", Access.READ, returns="trace")
+    async def get_trace(self, caller: Caller) -> Trace:
+        """Whether a trace is running, and how much it has."""
+        ...
+
+    @method("Diagnostics.StartTrace", Access.ADMIN, Error.NOT_NOW, returns="trace")
+    async def start_trace(
+        self,
+        caller: Caller,
+        minutes: Annotated[int, "1 to 1440; then it ends by itself, also after a restart."],
+        hide_names: Annotated[bool, "Hide names of networks and addresses too; keys and passwords always are."] = False,
+    ) -> Trace:
+        """Write every event in detail into files of root's. A running trace gets the new time."""
+        ...
+
+    @method("Diagnostics.StopTrace", Access.ADMIN, returns="trace")
+    async def stop_trace(self, caller: Caller) -> Trace:
+        """End the trace. What was written stays for a week."""
+        ...
+
+    @method("Diagnostics.GetReport", Access.ADMIN, returns="parts")
+    async def get_report(
+        self,
+        caller: Caller,
+        hide_names: Annotated[bool, "Hide names of networks and addresses too; keys and passwords always are."] = False,
+    ) -> tuple[ReportPart, ...]:
+        """What helps to find a fault, for people to read before they pass it on. Nothing is sent anywhere."""
         ...

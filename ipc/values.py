@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache
 
 from ipc.describe import BASES, Field, Method, Type, struct_class, structs
 from ipc.errors import Error, ServiceError
@@ -67,10 +66,14 @@ def plain(value: object) -> Json:
     return {name: plain(getattr(value, name)) for name in names}
 
 
-@cache
+_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
 def _names(cls: type) -> tuple[str, ...] | None:
     """The fields of a struct. Looking them up anew took a third of what a status costs."""
-    return tuple(field.name for field in dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else None
+    if cls not in _FIELDS and dataclasses.is_dataclass(cls):
+        _FIELDS[cls] = tuple(field.name for field in dataclasses.fields(cls))
+    return _FIELDS.get(cls)
 
 
 def typed(kind: Type, value: object) -> object:

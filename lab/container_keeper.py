@@ -128,8 +128,8 @@ def command(name: str, groups: list[Path]) -> list[str]:
         "setpriv", "--pdeathsig", "KILL", "--",
         "unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child=KILL", "--",
         "systemd-nspawn", "--quiet", "--boot", f"--directory={ROOT}", f"--machine={name}", "--register=no", *here,
-        "--private-network", "--capability=CAP_NET_ADMIN", "--console=pipe", "--link-journal=no", "--resolv-conf=off",
-        "--timezone=off", *tun, "systemd.show_status=0",
+        "--private-network", "--capability=CAP_NET_ADMIN,CAP_BPF", "--system-call-filter=bpf", "--console=pipe",
+        "--link-journal=no", "--resolv-conf=off", "--timezone=off", *tun, "systemd.show_status=0",
     ]  # fmt: skip
 
 

@@ -89,8 +89,8 @@ class Laptop:
         """
         self._end_client(link)
         self._clients[link] = self.host.start(
-            # Interface, foreground, 50 tries a second apart, our script, and option 121 as well (RFC 3442).
-            "udhcpc", "-i", link, "-f", "-t", "50", "-T", "1", "-s", str(SCRIPT), "-O", "staticroutes",
+            # Interface, foreground, 50 tries a second apart, our script, options 121 (RFC 3442) and 114 (RFC 8910).
+            "udhcpc", "-i", link, "-f", "-t", "50", "-T", "1", "-s", str(SCRIPT), "-O", "staticroutes", "-O", "114",
             *(("-x", f"0x3d:{identity.hex()}") if identity else ()), env={"METRIC": str(metric)},
         )  # fmt: skip
         lease = self.host.path(f"/run/lab/lease-{link}")

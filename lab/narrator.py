@@ -42,10 +42,10 @@ class Narrator:
         self._follower: threading.Thread | None = None
         self._chapters = 0
 
-    def title(self) -> None:
+    def title(self, about: str) -> None:
+        """`about`: what is real in this story, and what is not."""
         self._put(self._style("1", "tunwarden: a laptop among networks that cannot be trusted"))
-        self._put("Real: kernel, nftables, routing, WireGuard, DHCP, DNS, D-Bus, the daemon, its command line.")
-        self._put("Stand-in: NetworkManager's word about the Wi-Fi network, for there is no radio here.\n")
+        self._put(about)
 
     def chapter(self, text: str) -> None:
         self._chapters += 1

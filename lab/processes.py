@@ -29,7 +29,7 @@ def children(pid: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def only_child(parent: subprocess.Popen[bytes], timeout: float = 5.0) -> int | None:
+def only_child(parent: subprocess.Popen[bytes], timeout: float = 30.0) -> int | None:
     """The id of the process `parent` forked, or None when it ended before it could be seen. Raises LabError."""
     deadline = time.monotonic() + timeout
     while True:
@@ -76,7 +76,7 @@ class Process:
             except ProcessLookupError:
                 return
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = 30.0) -> int:
         """Exit status, negative for a signal, as in subprocess. Raises LabError when it does not end in time."""
         try:
             if self.ended_within(timeout):
@@ -94,7 +94,7 @@ class Process:
         self.send(signal.SIGKILL)
         return self.wait()
 
-    def stop(self, timeout: float = 10.0) -> int:
+    def stop(self, timeout: float = 30.0) -> int:
         """SIGTERM the real program and wait until it is gone."""
         self.send(signal.SIGTERM)
         return self.wait(timeout)
@@ -106,7 +106,7 @@ class Process:
         except OSError:
             return ""
 
-    def wait_output(self, text: str, timeout: float = 10.0) -> str:
+    def wait_output(self, text: str, timeout: float = 30.0) -> str:
         """Wait until `text` was printed; returns all output. Raises LabError when it ends or takes too long."""
         deadline = time.monotonic() + timeout
         while text not in (seen := self.output()):

@@ -85,8 +85,14 @@ def dnsmasq(host: Host, *lines: str) -> Process:
 
 
 def names(plan: Plan, own4: IPv4Address, own6: IPv6Address) -> tuple[str, ...]:
-    """The names every resolver here knows. `whoami.test` is the address of the resolver that answered."""
+    """The names every resolver here knows.
+
+    `whoami.test` is the address of the resolver that answered, `probe.test` an address of the internet to which nothing
+    else is sent.
+    """
+    probed = plan.cafe_uplink
     return (
+        f"host-record=probe.test,{probed.host4(1)},{probed.host6(1)}",
         f"host-record=internet.test,{plan.internet4},{plan.internet6}",
         f"host-record=server.test,{plan.server4},{plan.server6}",
         f"host-record=whoami.test,{own4},{own6}",

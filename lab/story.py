@@ -9,9 +9,11 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from lab.addresses import SOURCE_PORT
 from lab.meter import Meter
@@ -20,7 +22,12 @@ from lab.probes import exit_address
 from lab.processes import LabError
 from lab.subject import PROFILE, Subject
 from lab.topology import Laboratory
+from lab.traffic import Talker
 
+TITLE = """\
+Real: kernel, nftables, routing, WireGuard, DHCP, DNS, D-Bus, the daemon, its command line.
+Stand-in: NetworkManager's word about the Wi-Fi network, for there is no radio here.
+"""
 RATE = 50.0  # tries a second of each of nine kinds of traffic
 BLOCKED_S = 4.0  # how long we watch a blocked laptop try
 
@@ -37,29 +44,74 @@ class Row:
     allowed: bool = False  # whether the user's own rule let them
 
 
-class Story:
-    """Tells itself once. `rows` is the table so far."""
+class LeakMeter(Protocol):
+    def reset(self) -> None: ...
+    def leaks(self) -> list[str]: ...
+    def positive_control(self) -> None: ...
 
-    def __init__(self, lab: Laboratory, meter: Meter, narrator: Narrator) -> None:
-        self.lab, self.meter, self.say = lab, meter, narrator
-        self.subject = Subject(lab)
+
+class Telling(ABC):
+    """A story that tells itself once. `rows` is the table so far."""
+
+    def __init__(self, subject: Subject, meter: LeakMeter, narrator: Narrator) -> None:
+        self.subject, self._leaks, self.say = subject, meter, narrator
         self.rows: list[Row] = []
+
+    @abstractmethod
+    def tell(self) -> None: ...
+
+    @abstractmethod
+    def traffic(self) -> Talker:
+        """Of nine kinds, all the time."""
 
     @contextmanager
     def phase(self, name: str, allowed: bool = False) -> Iterator[None]:
-        """Traffic of nine kinds all the time; whatever leaves in clear meanwhile is in the table."""
-        self.meter.reset()
+        """Whatever leaves in clear meanwhile is in the table."""
+        self._leaks.reset()
         begun = time.monotonic()
-        with self.lab.traffic(rate=RATE) as traffic:
+        with self.traffic() as traffic:
             yield
         counts = traffic.counts.values()
-        leaks = self.meter.leaks()
+        leaks = self._leaks.leaks()
         tried, answered = sum(each.tried for each in counts), sum(each.answered for each in counts)
         self.rows.append(Row(name, time.monotonic() - begun, tried, answered, len(leaks), allowed))
         self.say.counted(tried, answered, len(leaks), allowed)
         if leaks and not allowed:
             for leak in leaks[:5]:
                 self.say.alarm(leak)
+
+    def start(self, timeout: float = 10.0) -> None:
+        """The daemon, its profile, and from now on its states as it tells them."""
+        seconds = self.subject.start(timeout)
+        self.say.line(f"tunwardend is up after {seconds * 1000:.0f} ms and takes {self.resident_mib():.0f} MiB")
+        self.say.command("tunwarden profiles import office wg.conf")
+        self.subject.cli("profiles", "import", PROFILE, "-", input=self.subject.lab.client_config())
+        self.say.follow(self.subject)
+
+    def verdicts(self) -> None:
+        for each in self.subject.status().networks:
+            self.say.line(f"“{each.ssid}” is {each.verdict}: {' '.join(reason.text for reason in each.reasons)}")
+
+    def control(self) -> None:
+        """A zero means nothing from a meter that cannot see."""
+        self._leaks.positive_control()
+        self.say.aside("the leak meter saw its positive control: it is not blind")
+
+    def resident_mib(self) -> float:
+        assert self.subject.process is not None
+        with open(f"/proc/{self.subject.process.pid}/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+
+
+class Story(Telling):
+    """Of the network laboratory."""
+
+    def __init__(self, lab: Laboratory, meter: Meter, narrator: Narrator) -> None:
+        super().__init__(Subject(lab), meter, narrator)
+        self.lab, self.meter = lab, meter
+
+    def traffic(self) -> Talker:
+        return self.lab.traffic(rate=RATE)
 
     def tell(self) -> None:
         self.set_up()
@@ -71,11 +123,7 @@ class Story:
 
     def set_up(self) -> None:
         self.say.chapter("A laptop with tunwarden")
-        seconds = self.subject.start()
-        self.say.line(f"tunwardend is up after {seconds * 1000:.0f} ms and takes {self.resident_mib():.0f} MiB")
-        self.say.command("tunwarden profiles import office wg.conf")
-        self.subject.cli("profiles", "import", PROFILE, "-", input=self.lab.client_config())
-        self.say.follow(self.subject)
+        self.start()
 
     def cafe(self) -> None:
         self.say.chapter("It joins an open Wi-Fi network in a cafe")
@@ -91,9 +139,8 @@ class Story:
         with self.phase("identified, connecting"):
             self.lab.networkmanager.associated(network.point)
             self.lab.address(network)
-            status = self.subject.wait("connected")
-            for each in status.networks:
-                self.say.line(f"“{each.ssid}” is {each.verdict}: {' '.join(reason.text for reason in each.reasons)}")
+            self.subject.wait("connected")
+            self.verdicts()
         self.say.chapter("The tunnel is up")
         with self.phase("connected"):
             self.proof()
@@ -165,16 +212,6 @@ class Story:
 
     # --- the pieces ---------------------------------------------------------------------------------------------------
 
-    def control(self) -> None:
-        """A zero means nothing from a meter that cannot see."""
-        self.meter.positive_control()
-        self.say.aside("the leak meter saw its positive control: it is not blind")
-
-    def resident_mib(self) -> float:
-        assert self.subject.process is not None
-        with open(f"/proc/{self.subject.process.pid}/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
-
     def throughput_mbit(self, seconds: float = 1.5) -> float:
         """Received from a server on the internet that sends as fast as it can."""
         import socket
@@ -188,17 +225,21 @@ class Story:
         return received * 8 / 1e6 / (now - begun)
 
 
-def main() -> int:
-    """0: nothing leaked; 1: something did, or the story could not be told."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so everything is cleaned up
-    narrator = Narrator()
-    narrator.title()
+@contextmanager
+def laboratory(narrator: Narrator) -> Iterator[Telling]:
     begun = time.monotonic()
-    story: Story | None = None
+    with Laboratory(seed=7) as lab, lab.meter() as meter:
+        narrator.line(f"the laboratory is built: {', '.join(lab.hosts)} ({time.monotonic() - begun:.1f} s)")
+        yield Story(lab, meter, narrator)
+
+
+def tell(title: str, stage: Callable[[Narrator], AbstractContextManager[Telling]]) -> int:
+    """0: nothing leaked; 1: something did, or the story could not be told."""
+    narrator = Narrator()
+    narrator.title(title)
+    begun = time.monotonic()
     try:
-        with Laboratory(seed=7) as lab, lab.meter() as meter:
-            narrator.line(f"the laboratory is built: {', '.join(lab.hosts)} ({time.monotonic() - begun:.1f} s)")
-            story = Story(lab, meter, narrator)
+        with stage(narrator) as story:
             try:
                 story.tell()
             finally:
@@ -213,4 +254,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so everything is cleaned up
+    sys.exit(tell(TITLE, laboratory))

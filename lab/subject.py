@@ -48,6 +48,8 @@ action = "disconnect"
 class Subject:
     """The daemon in one laboratory. Construct it before anything is joined: it writes the settings file."""
 
+    pause = 0.005  # seconds between two looks whether something is there yet
+
     def __init__(self, lab: Laboratory, settings: str | None = SETTINGS, program: Sequence[str] = ("daemon",)) -> None:
         """`program`: the module to run and its arguments, such as ("lab.one_layer", "firewall")."""
         self.lab, self.program = lab, program
@@ -68,7 +70,7 @@ class Subject:
             except NotRunningError:
                 if not self.process.running or time.monotonic() > begun + timeout:
                     raise LabError(f"the daemon did not start:\n{self.process.output()}") from None
-                time.sleep(0.002)
+                time.sleep(self.pause)
 
     def kill(self) -> None:
         """SIGKILL, which no program can answer."""
@@ -104,7 +106,7 @@ class Subject:
             if time.monotonic() > deadline:
                 log = self.process.output() if self.process else ""
                 raise LabError(f"after {timeout} s: {status}\n{log[-6000:]}")
-            time.sleep(0.005)
+            time.sleep(self.pause)
         return status
 
     def cli(self, *argv: str, check: bool = True, input: str | None = None) -> str:

@@ -103,7 +103,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.ACCESS_POINT_UNREADABLE: "You saved certain access points of this network; which one this is "
     "could not be read.",
     Reason.GATEWAY_UNREADABLE: "You saved certain routers of this network; which one this is has not been seen.",
-    Reason.BEACON_UNSEEN: "You saved a beacon of this network, which has not been asked yet.",
+    Reason.BEACON_UNSEEN: "You saved a beacon of this network, which has not answered yet.",
     Reason.BEACON_SILENT: "You saved a beacon of this network, and it does not answer.",
 }
 _EVIDENCE = {
@@ -146,7 +146,7 @@ def classify(network: WifiNetwork, settings: Settings) -> Classification:
     """The verdict on a Wi-Fi network; any input has one."""
     entry, shortfalls, awaited = _match(network, settings.known)
     doubts = tuple(_doubts(network))
-    if doubts or not proves_identity(network.security):
+    if doubts or network.evidence or not proves_identity(network.security):
         awaited = ()
     if _MISSING.intersection(shortfalls):  # it may still be itself: no alarm, and no trust
         doubts, shortfalls = (*doubts, *shortfalls), ()

@@ -80,7 +80,7 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
                 cleared=_unswitched(state, decision),
                 guarded=guarded,
                 login=decision.login,
-                tree=decision.tree,
+                tree=decision.tree if decision.tree_dns else frozenset(),
                 tree_dns=decision.tree_dns if decision.tree else 0,
                 capture=not _unswitched(state, decision),
             )

@@ -41,7 +41,7 @@ class Names:
         found = [
             (position, entry)
             for position, inside, entry in self._candidates(ssid)
-            if inside in ssid and _stands_for(entry, ssid)
+            if inside in ssid and stands_for(entry, ssid)
         ]
         return tuple(entry for _, entry in sorted(found, key=lambda each: each[0]))
 
@@ -82,5 +82,8 @@ def names(known: Known) -> Names:
 _last: tuple[Known, Names] = ((), Names(()))
 
 
-def _stands_for(entry: KnownNetwork, ssid: bytes) -> bool:
+def stands_for(entry: KnownNetwork, ssid: bytes) -> bool:
+    """Whether the name is the entry's, or its pattern matches it."""
+    if not entry.pattern:
+        return entry.ssid == ssid
     return matches(entry.ssid, ssid) and not any(matches(pattern, ssid) for pattern in entry.exceptions)

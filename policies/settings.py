@@ -93,6 +93,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from policies.facts import Endpoint, LinkKind, Security
 from policies.portals import MOST_PROBES, PROBES, probe
 from policies.profiles import is_profile_name
+from policies.redact import without_secrets
 from policies.toml_lines import Path, key_lines, line_of
 
 VERSION = 1  # the newest layout this program knows
@@ -435,7 +436,8 @@ def _dotted(path: Path) -> str:
 def _quoted(value: object) -> str:
     """A value for a message: one line of printable ASCII, of bounded length."""
     if isinstance(value, str):
-        return ascii(value) if len(value) <= 64 else ascii(value[:64]) + "..."
+        shown = without_secrets(value)  # somebody may have put a key into the wrong place
+        return ascii(shown) if len(shown) <= 64 else ascii(shown[:64]) + "..."
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

@@ -18,6 +18,7 @@ from daemon.linux.resolver import ResolvConf
 from daemon.linux.routes import LinuxRoutes
 from daemon.linux.sleep import LogindSleep
 from daemon.linux.tamper import LinuxTamper
+from daemon.linux.twins import Twins
 from daemon.linux.wifi import LinuxWifi, sources
 from daemon.linux.wireguard import WireGuard
 from policies.settings import Settings
@@ -26,7 +27,7 @@ from policies.settings import Settings
 def linux_host(settings: Settings, state_folder: Path) -> Host:
     """What the daemon needs of Linux."""
     return Host(
-        lookouts=(Frames(),),
+        lookouts=(Frames(), Twins()),
         links=LinuxLinks(settings.links),
         wifi=LinuxWifi(sources()),
         firewall=NftFirewall(),

@@ -19,6 +19,7 @@ from daemon.linux import ports
 LIBRARY = "libnftables.so.1"
 PROGRAM = Path("/usr/sbin/nft")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+KEPT = 4  # transactions of which is known what they print
 LIMIT = 10.0  # seconds for the program; it never took a hundredth of that
 
 
@@ -54,21 +55,27 @@ class LibNft:
             raise OSError("nft_ctx_new failed")
         self._lib.nft_ctx_buffer_output(self._ctx)
         self._lib.nft_ctx_buffer_error(self._ctx)
+        self._told: dict[str, str] = {}  # transactions: their bytecode is always the same, and slow to print
         self._lib.nft_ctx_output_set_flags(self._ctx, int(Output.STATELESS | Output.NUMERIC))
-        self._lib.nft_ctx_output_set_debug(self._ctx, DEBUG_NETLINK)
 
     def __del__(self) -> None:
         if getattr(self, "_ctx", None):
             self._lib.nft_ctx_free(self._ctx)
 
     async def run(self, commands: str, *, check: bool = False) -> str:
+        told = self._told.get(commands)
         self._lib.nft_ctx_set_dry_run(self._ctx, check)
+        self._lib.nft_ctx_output_set_debug(self._ctx, DEBUG_NETLINK if told is None else 0)
         failed = self._lib.nft_run_cmd_from_buffer(self._ctx, commands.encode())
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._ctx)  # both are emptied by reading
         errors: bytes = self._lib.nft_ctx_get_error_buffer(self._ctx)
         if failed:
             raise NftError(complaint(errors.decode(errors="replace")))
-        return output.decode(errors="replace")
+        if told is None:
+            told = output.decode(errors="replace")
+            if not commands.startswith("list"):
+                self._told = dict([*self._told.items(), (commands, told)][-KEPT:])
+        return told
 
 
 class NftProgram:

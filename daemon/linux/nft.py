@@ -48,7 +48,7 @@ class NftFirewall:
         blocked = await self.blocked()
         self._table = self.policy = None
         try:
-            table = nft_readback.read(wanted.text, await self._connected().run(wanted.text))
+            table = nft_readback.sent(wanted.text, await self._connected().run(wanted.text))
         except NftError as err:
             raise HostError("apply the firewall", str(err)) from err
         self._blocked = blocked
@@ -62,7 +62,7 @@ class NftFirewall:
         if table is None:
             text = _rendered(policy).text
             try:
-                table = nft_readback.read(text, await self._connected().run(text, check=True))
+                table = nft_readback.sent(text, await self._connected().run(text, check=True))
             except NftError as err:
                 raise HostError("check the firewall", str(err)) from err
         return not await self._differences(table)

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 Elements = frozenset[str]
 
@@ -35,6 +36,12 @@ class Table:
 
     def with_elements(self, name: str, elements: Elements) -> Table:
         return replace(self, sets={**self.sets, name: elements})
+
+
+@lru_cache(maxsize=4)
+def sent(text: str, bytecode: str) -> Table:
+    """`read`, of a transaction: the same ones come again."""
+    return read(text, bytecode)
 
 
 def read(text: str, bytecode: str) -> Table:

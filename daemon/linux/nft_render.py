@@ -53,13 +53,7 @@ REPLY = "ct state established,related"
 TOLD = ("blocked_out", "blocked_forward")  # what programs on this computer and in its containers did not get out
 
 NETWORKS = {"ip": "lan4", "ip6": "lan6"}  # the sets of the local network
-NDP_IN = (
-    "fe80::/10 . nd-router-advert . 0",
-    "fe80::/10 . nd-redirect . 0",
-    "fe80::/10 . nd-neighbor-solicit . 0",
-    "::/0 . nd-neighbor-advert . 0",
-    "fe80::/10 . mld-listener-query . 0",
-)
+NDP_IN = "{ nd-router-advert . 0, nd-redirect . 0, nd-neighbor-solicit . 0, mld-listener-query . 0 }"
 NDP_OUT = (
     "ff02::2 . nd-router-solicit . 0",
     "ff02::1:ff00:0/104 . nd-neighbor-solicit . 0",
@@ -130,6 +124,9 @@ def _table(policy: FirewallPolicy) -> list[str]:
         lines += _chain("prerouting", "type filter hook prerouting priority -150; policy accept;", early)
     if tree := [*_tree_dns(policy)]:
         lines += _chain("login", "type nat hook output priority -100; policy accept;", tree)
+        # A socket bound to a link takes along by it what was led to the loopback: IPv6 would send to ::1 over Ethernet.
+        stray = f'oifname != "lo" meta mark {LOGIN_MARK:#x} udp dport {_port(policy.tree_dns)} {_drop("out")}'
+        lines += _chain("stray", "type filter hook postrouting priority 0; policy accept;", [stray])
     if after := [*_postrouting(policy)]:
         lines += _chain("postrouting", "type nat hook postrouting priority 100; policy accept;", after)
     lines += _chain("input", "type filter hook input priority 0; policy drop;", _input(policy))
@@ -143,8 +140,8 @@ def _sets(policy: FirewallPolicy) -> Iterator[str]:
     yield from _set("dns", "inet_proto . inet_service", DNS_PORTS)
     if links := _inside(policy):
         yield from _set("inside_links", "ifname", _braces(links))
-    if links := _lan(policy):
-        yield from _set("lan_links", "ifname", _braces(links))
+    if lan := _lan(policy):
+        yield from _set("lan_links", "ifname", _braces(lan))
         for family, networks in _disjoint((*LAN, *policy.lan_subnets)).items():
             kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
             yield from _set(NETWORKS[family], kind, networks, "flags interval")
@@ -196,6 +193,8 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
         yield f"{_from(server)} ct state established accept"
     for link, beacon in _beacons(policy):
         yield f"iifname {link} ct state established ct mark {MARK:#x} {_from(beacon)} accept"
+        if beacon.address.version == 6:  # as a neighbour it asks for us under the address that it answers with
+            yield f"iifname {link} ip6 saddr {beacon.address} icmpv6 type nd-neighbor-solicit icmpv6 code 0 accept"
     if login := _login(policy):
         for protocol, ports in LOGIN:
             sport = f"{protocol} sport {_braces(map(str, ports))}"
@@ -207,7 +206,8 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
     yield "meta nfproto ipv4 udp sport 67 udp dport 68 accept"
     yield "ip6 saddr fe80::/10 ip6 daddr fe80::/10 udp sport 547 udp dport 546 accept"
-    yield f"ip6 saddr . icmpv6 type . icmpv6 code {_braces(NDP_IN)} accept"
+    yield f"ip6 saddr fe80::/10 icmpv6 type . icmpv6 code {NDP_IN} accept"
+    yield "icmpv6 type nd-neighbor-advert icmpv6 code 0 accept"
     if links := _inside(policy):
         # Their requests to this computer: it gives DHCP, DNS and router advertisements to virtual machines.
         yield "iifname @inside_links ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept"
@@ -221,7 +221,11 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
 
 def _output(policy: FirewallPolicy) -> Iterator[str]:
     if _tree(policy):  # nobody else gets his names there
-        yield f'oifname "lo" udp dport {_port(policy.tree_dns)} meta mark != {LOGIN_MARK:#x} {_refuse("out")}'
+        port = f"udp dport {_port(policy.tree_dns)}"
+        yield f'oifname "lo" {port} meta mark != {LOGIN_MARK:#x} {_refuse("out")}'
+        # What was led there still bears the name of the link that it would have left by.
+        yield f"meta mark {LOGIN_MARK:#x} ip daddr 127.0.0.1 {port} accept"
+        yield f"meta mark {LOGIN_MARK:#x} ip6 daddr ::1 {port} accept"
     yield 'oifname "lo" accept'
     yield from _guard(policy, "oifname", "saddr", _refuse("out"))
     if _clears(policy):
@@ -230,6 +234,8 @@ def _output(policy: FirewallPolicy) -> Iterator[str]:
         yield f"{_to(server)} goto server"
     for link, beacon in _beacons(policy):
         yield f"oifname {link} meta mark {MARK:#x} {_to(beacon)} ct mark set {MARK:#x} accept"
+        if beacon.address.version == 6:
+            yield f"oifname {link} ip6 daddr {beacon.address} icmpv6 type nd-neighbor-advert icmpv6 code 0 accept"
     if login := _login(policy):
         for protocol, ports in LOGIN:
             # The mark stays with the flow: an answer to anybody else, and a flow from before the block, is none of it.

@@ -19,7 +19,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from daemon.host import HostError
@@ -45,7 +45,7 @@ STA_INFO_STA_FLAGS, AUTHORIZED = 17, 1 << 1
 BSS_BSSID, BSS_CAPABILITY, BSS_ELEMENTS, BSS_STATUS, BSS_BEACON_ELEMENTS, BSS_MLD_ADDR = 1, 5, 6, 9, 11, 22
 STATUS_ASSOCIATED = 1
 STATION, P2P_CLIENT = 2, 8  # interface types that join somebody's network
-GROUPS = (b"config", b"mlme")
+GROUPS, SCAN_GROUP = (b"config", b"mlme"), b"scan"
 GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ENETDOWN})
 # Nobody announces that a port is authorised, so while a handshake goes on it is asked for again.
 AGAIN_FIRST, AGAIN_LONGEST = 0.005, 0.5  # seconds
@@ -128,6 +128,45 @@ class Nl80211:
             finally:
                 loop.remove_reader(links)
                 loop.remove_reader(radio)
+
+
+async def scans(ifindex: int, ssid: bytes) -> AsyncGenerator[list[WifiNetwork], None]:
+    """The access points of that name that this interface has heard of; at once, and anew after each scan of somebody's.
+
+    Asks nobody to scan. Waits for ever where the kernel has no Wi-Fi. Raises OSError.
+    """
+    with rtnetlink.open_socket(NETLINK_GENERIC) as sock:
+        family = find_family(sock)
+    if family is None or SCAN_GROUP not in family.groups:
+        await asyncio.Event().wait()
+        return
+    scanned = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with _listening(NETLINK_GENERIC, family.groups[SCAN_GROUP]) as events:
+
+        def drain() -> None:
+            _drain(events)
+            scanned.set()
+
+        loop.add_reader(events, drain)
+        try:
+            while True:
+                scanned.clear()
+                with rtnetlink.open_socket(NETLINK_GENERIC) as sock:
+                    yield _near(sock, family, ifindex, ssid)
+                await scanned.wait()
+        finally:
+            loop.remove_reader(events)
+
+
+def _near(sock: socket.socket, family: Family, ifindex: int, ssid: bytes) -> list[WifiNetwork]:
+    named = bytes([0, len(ssid)]) + ssid  # most are others', and their elements are left unread
+    found = []
+    for result in _dump(sock, family, GET_SCAN, ifindex):
+        bss = rtnetlink.attributes(result.get(ATTR_BSS, memoryview(b"")))
+        if any(named in bytes(bss.get(kind, b"")) for kind in (BSS_ELEMENTS, BSS_BEACON_ELEMENTS)):
+            found.append(_one(bss))
+    return found
 
 
 def find_family(sock: socket.socket) -> Family | None:

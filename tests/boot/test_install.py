@@ -79,6 +79,15 @@ def test_everybody_may_ask(fresh: Machine, user: str | None) -> None:
     assert fresh.run("tunwarden", "status", user=user).stdout.startswith("Not protected")
 
 
+def test_the_manual_and_completion_are_there(fresh: Machine) -> None:
+    for page in ("man1/tunwarden.1", "man5/tunwarden.toml.5", "man8/tunwardend.8"):
+        shown = fresh.run("stat", "--format=%a %U %G", f"/usr/share/man/{page}").stdout
+        assert shown == "644 root root\n"
+    assert "keeps this computer" in fresh.run("cat", "/usr/share/man/man1/tunwarden.1").stdout
+    code = ". /usr/share/bash-completion/completions/tunwarden; COMP_WORDS=(tunwarden st) COMP_CWORD=1; _tunwarden"
+    assert fresh.run("bash", "-c", f'{code}; echo "${{COMPREPLY[*]}}"').stdout == "status\n"
+
+
 def test_who_may_change_what(fresh: Machine) -> None:
     def code(user: str, *argv: str) -> int:
         return fresh.run("tunwarden", *argv, user=user, check=False).returncode

@@ -14,7 +14,7 @@ from tests.boot.machine import UNIT, Machine
 
 pytestmark = pytest.mark.boot
 
-CAP_CHOWN, CAP_NET_ADMIN, CAP_NET_RAW = 0, 12, 13  # <linux/capability.h>
+CAP_CHOWN, CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 0, 12, 13, 39  # <linux/capability.h>
 
 
 def at(machine: Machine, unit: str) -> int:
@@ -88,7 +88,7 @@ def test_a_resolv_conf_that_is_a_link_elsewhere(fresh: Machine) -> None:
 
 def test_what_it_does_not_need_it_may_not(fresh: Machine) -> None:
     status = dict(line.split(":\t", 1) for line in fresh.box.read(f"/proc/{fresh.main_pid}/status").splitlines())
-    needed = 1 << CAP_CHOWN | 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    needed = 1 << CAP_CHOWN | 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW | 1 << CAP_BPF
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == needed
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
@@ -128,10 +128,26 @@ def test_networkmanager_is_heard_over_the_real_bus(fresh: Machine) -> None:
             return any((each["ssid"], each["security"]) == ("Cafe", "open") for each in networks)
 
         fresh.wait("the network's name", heard)
+        reads_strangers_confined(fresh)
     finally:
         network_manager.close()
         fresh.run("systemctl", "stop", "stand-in.service")
         fresh.run("ip", "link", "delete", "wlan0")
+
+
+def reads_strangers_confined(machine: Machine) -> None:
+    """N13: on that network a child reads frames, within the unit's sandbox and with nothing of what the unit may."""
+
+    def child() -> str:
+        found = machine.run("pgrep", "--parent", str(machine.main_pid), "--full", "confinement.py", check=False).stdout
+        about = machine.run("cat", f"/proc/{found.strip()}/status", check=False).stdout
+        return about if "Seccomp:\t2" in about and "CapEff:\t0000000000000000" in about else ""
+
+    machine.wait("the reader", child, 20)
+    status = dict(line.split(":\t", 1) for line in child().splitlines())
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert int(status["Seccomp_filters"]) > 1  # the unit's, and its own
+    assert "not looked for" not in machine.box.journal()
 
 
 # --- killed, restarted, stopped ---------------------------------------------------------------------------------------

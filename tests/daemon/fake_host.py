@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from daemon.host import Counters, Host, HostError, Sleeping, Touch, TunnelError
-from policies.facts import Endpoint, Link, LinkKind, Security, Tunnel, WifiNetwork
+from daemon.host import Announced, Counters, Host, HostError, Sleeping, Touch, TunnelError
+from policies.facts import Endpoint, Internet, Link, LinkKind, Security, Tunnel, WifiNetwork
 from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
+from policies.portals import Probe
 from policies.profiles import WireGuardProfile
 from policies.settings import LinkRule
 from policies.states import Cause
@@ -21,6 +22,7 @@ WLAN = Link(2, "wlan0", LinkKind.WIFI, up=True, carrier=True, carrier_changes=1,
 CABLE = Link(3, "eth0", LinkKind.WIRED, up=True, carrier=True, carrier_changes=1, gateways=(GATEWAY,))
 CAFE = WifiNetwork(b"Cafe", b"\x02\0\0\0\0\x01", Security.OPEN)
 HOME = WifiNetwork(b"Home", b"\x02\0\0\0\0\x02", Security.WPA2)
+LOGIN_DNS = 30053  # the port where the names of a login are answered
 TAMPERED = Touch("the firewall table was changed by nft (process 4711)", foreign=True)
 
 
@@ -42,6 +44,9 @@ class FakeHost:
     leaked: tuple[str, ...] = ()  # what the leak check finds
     obstacles: tuple[str, ...] = ()
     beacons: dict[tuple[str, Endpoint], bytes] = field(default_factory=dict)  # what each shows; others are silent
+    internet: dict[str, Internet | None] = field(default_factory=dict)  # what is behind each link; others tell nothing
+    announced: dict[int, Announced] = field(default_factory=dict)  # of captive portals, by ifindex
+    looked_through: list[FirewallPolicy | None] = field(default_factory=list)  # the firewall during each look
     touch: Touch = TAMPERED
 
     def __post_init__(self) -> None:
@@ -51,7 +56,7 @@ class FakeHost:
         self.host = Host(
             _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self),
             _Tamper(self), _Lockdown(self), _Sleep(self), _LeakCheck(self), _Obstacles(self),
-            _Beacons(self),
+            _Beacons(self), _LoginTree(self), portals=_Portals(self),
         )  # fmt: skip
 
     def ask(self, what: str, detail: object = None) -> None:
@@ -185,6 +190,43 @@ class _Beacons:
             return self.fake.beacons[ifname, server]
         except KeyError:
             raise HostError("beacon", "silent") from None
+
+
+class _Portals:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    def forget(self, ifindex: int) -> None:
+        pass
+
+    def announced(self, ifindex: int) -> Announced | None:
+        return self.fake.announced.get(ifindex)
+
+    async def look(self, link: Link, probes: Sequence[Probe], announced: Announced | None) -> Internet | None:
+        self.fake.ask("look", link.ifname)
+        policy = self.fake.kernel["firewall"]
+        self.fake.looked_through.append(policy)
+        await asyncio.sleep(0)
+        return self.fake.internet.get(link.ifname)
+
+    def close(self) -> None:
+        pass
+
+
+class _LoginTree:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def begin(self, process: int, links: Sequence[Link]) -> int:
+        self.fake.ask("tree", (process, tuple(link.ifname for link in links)))
+        await asyncio.sleep(0)
+        return LOGIN_DNS
+
+    async def end(self, patience: float = 0.0) -> None:
+        self.fake.ask("no tree", patience)
+
+    async def tidy(self) -> None:
+        self.fake.ask("tidy")
 
 
 class _Driver:

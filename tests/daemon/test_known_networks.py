@@ -82,16 +82,19 @@ def test_the_joined_network_is_pinned(tmp_path: Path) -> None:
     async def check(here: Running, service: DaemonService) -> None:
         await here.at_the_cafe()
         await here.until(Phase.CONNECTED)
-        here.loop.facts = replace(here.loop.facts, wifi={"wlan0": replace(CAFE, security=Security.WPA3, bssid=AP)})
+        here.fake.wifi = {"wlan0": replace(CAFE, security=Security.WPA3, bssid=AP)}  # also for who reads anew
+        here.loop.facts = replace(here.loop.facts, wifi=here.fake.wifi)
         saved = await service.add_known(ROOT, None, None, None, None, None, False, pin=True)
         assert (saved.bssids, saved.gateways, saved.security) == (("02:00:00:00:00:01",), (), "wpa3")
-        wifi = {"wlan0": replace(CAFE, security=Security.WPA3, bssid=AP, gateway_mac=AP)}
-        here.loop.facts = replace(here.loop.facts, wifi=wifi)
+        here.fake.wifi = {"wlan0": replace(CAFE, security=Security.WPA3, bssid=AP, gateway_mac=AP)}
+        here.fake.routers = {"wlan0": AP}
+        here.loop.facts = replace(here.loop.facts, wifi=here.fake.wifi)
         saved = await service.add_known(ROOT, None, None, None, None, None, False, pin=True, learn=True)
         assert (saved.bssids, saved.gateways, saved.learn) == ((AP.hex(":"),), (AP.hex(":"),), True)
         with refused(Error.NO_SUCH_NETWORK, "not joined now"):
             await service.add_known(ROOT, "elsewhere", None, None, None, None, False, pin=True)
-        here.loop.facts = replace(here.loop.facts, wifi={"wlan0": replace(CAFE, bssid=b"")})
+        here.fake.wifi = {"wlan0": replace(CAFE, bssid=b"")}
+        here.loop.facts = replace(here.loop.facts, wifi=here.fake.wifi)
         with refused(Error.NO_SUCH_NETWORK, "access point cannot be read"):
             await service.add_known(ROOT, None, None, None, None, None, False, pin=True)
 

@@ -69,7 +69,9 @@ class Running:
     async def hint(self, *names: str) -> None:
         for name in names:
             self.fake.changed[name].set()
-        await asyncio.sleep(0.003)
+        while any(self.fake.changed[name].is_set() for name in names):  # noqa: ASYNC110 - until each watch has seen it
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
         await self.turn()
 
     async def turn(self) -> None:

@@ -31,9 +31,11 @@ ASKS = """
 [wifi]
 secured = "prompt"
 prompt_fallback = "ignore"
-identify_timeout = "100ms"
+identify_timeout = "1s"
 [tunnel]
 connect_timeout = "1s"
+[portal]
+detect = false
 """
 ROOT = Caller(0, frozenset({0}), 1, Transport.SOCKET)
 
@@ -318,6 +320,23 @@ def test_what_can_be_remembered_is_said_and_is(tmp_path: Path, security: Securit
         await here.join(b"Bar")
         await here.join(b"Guest", security)
         assert here.rule is Rule.KNOWN
+
+    run(tmp_path, check)
+
+
+def test_remembering_reads_nothing_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ten thousand networks that would hold up the loop for half a second."""
+
+    async def check(here: Place) -> None:
+        await here.service.import_known(ROOT, '{"ssid": "Alpha"}\n{"ssid": "Zulu"}')
+        agent = await here.agent()
+        await here.join(b"Guest", Security.WPA2)
+        raised = await agent.next()
+        read = here.loop.store.known
+        monkeypatch.setattr(here.loop.store, "known", lambda: pytest.fail("the store was read"))
+        await here.service.answer_prompt(ROOT, raised.id, "ignore", True)
+        assert [each.ssid for each in here.loop.known] == [b"Alpha", b"Guest", b"Zulu"]
+        assert read() == here.loop.known
 
     run(tmp_path, check)
 

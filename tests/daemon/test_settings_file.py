@@ -228,6 +228,8 @@ def test_users_settings_that_do_not_fit_are_told_and_break_nothing(store: Store,
     assert loaded.refused.keys() == own.keys() - {"wifi.secured"}
     assert loaded.refused["tunnel.retry_first"].startswith("retry_first is longer than retry_longest")
     assert over(loaded, {}).refused == {}
+    file.write_text("[wired]\naction = 'prompt'\n")
+    assert over(load(store, file), {"wired.action": "maybe"}).refused == {}, "it would not count anyway"
 
 
 def test_broken_files_close_whatever_users_set(store: Store, file: Path) -> None:

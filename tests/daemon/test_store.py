@@ -161,7 +161,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "link": instead(lambda path: path.symlink_to("/etc/passwd")),
     "dangling link": instead(lambda path: path.symlink_to("/nowhere/at/all")),
     "somebody's database": instead(lambda path: sqlite3.connect(path).executescript("CREATE TABLE t (x)").close()),
-    "newer": sql("PRAGMA user_version = 3"),
+    "newer": sql("PRAGMA user_version = 1000"),
     "older": sql("PRAGMA user_version = 0"),
     "no table": sql("DROP TABLE known"),
     "no intent": sql("DELETE FROM kept WHERE name = 'intent'"),

@@ -12,7 +12,20 @@ from ipc.access import Caller
 from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
-from ipc.interface import KnownNetwork, Network, Notice, Problem, Profile, Prompt, Reason, Setting, Status
+from ipc.interface import (
+    KnownNetwork,
+    Network,
+    Notice,
+    PortalLogin,
+    Problem,
+    Profile,
+    Prompt,
+    Reason,
+    ReportPart,
+    Setting,
+    Status,
+    Trace,
+)  # fmt: skip
 from ipc.varlink import Varlink
 
 CAFE = Network(
@@ -51,11 +64,13 @@ IDLE = Status(
 )
 KNOWN = KnownNetwork(
     "Home", "486f6d65", "wpa2", "ignore", None, True, "user",
-    False, (), ("02:00:00:00:00:01",), (), True, '{"ssid_hex": "486f6d65", "allow_lan": true, "learn": true}',
+    False, (), ("02:00:00:00:00:01",), (), None, None, True,
+    '{"ssid_hex": "486f6d65", "allow_lan": true, "learn": true}',
 )  # fmt: skip
 OFFICES = KnownNetwork(
     "Corp-*", "436f72702d2a", "8021x", None, None, False, "settings",
-    True, ("Corp-\\x1bGuest*",), (), ("02:00:00:00:00:02",), False, '{"pattern": "Corp-*", "security": "8021x"}',
+    True, ("Corp-\\x1bGuest*",), (), ("02:00:00:00:00:02",), "192.0.2.1:443", "01:02", False,
+    '{"pattern": "Corp-*", "security": "8021x"}',
 )  # fmt: skip
 PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
 SECURED = Setting(
@@ -89,9 +104,11 @@ class FakeService:
         self.calls: list[tuple[str, Caller, tuple[object, ...]]] = []
         self.prompts: tuple[Prompt, ...] = (PROMPT,)
         self.agents: list[asyncio.Queue[Prompt]] = []
+        self.logins: list[str] = ["begun"]
         self.known_networks: tuple[KnownNetwork, ...] = (OFFICES, KNOWN)
         self.page = 1
         self.profiles: tuple[Profile, ...] = (PROFILE,)
+        self.trace = Trace(False, 0, False, 0, "/var/lib/tunwarden/trace", None)
         self.padding = ""  # goes into the version, to make answers large
 
     def _note(self, name: str, caller: Caller, *arguments: object) -> None:
@@ -200,6 +217,12 @@ class FakeService:
         self._note("waiting_prompts", caller)
         return self.prompts
 
+    async def portal_login(self, caller: Caller) -> AsyncGenerator[PortalLogin, None]:
+        self._note("portal_login", caller)
+        for state in self.logins:
+            yield PortalLogin(state, "http://portal.example/login", 1_700_000_600)
+        await asyncio.Event().wait()
+
     async def watch_prompts(self, caller: Caller) -> AsyncGenerator[Prompt | None, None]:
         self._note("watch_prompts", caller)
         told: asyncio.Queue[Prompt] = asyncio.Queue()
@@ -230,6 +253,24 @@ class FakeService:
 
     async def remove_profile(self, caller: Caller, name: str) -> None:
         self._note("remove_profile", caller, name)
+
+    async def get_trace(self, caller: Caller) -> Trace:
+        self._note("get_trace", caller)
+        return self.trace
+
+    async def start_trace(self, caller: Caller, minutes: int, hide_names: bool = False) -> Trace:
+        self._note("start_trace", caller, minutes, hide_names)
+        self.trace = Trace(True, 1_700_000_000 + 60 * minutes, hide_names, 0, "/var/lib/tunwarden/trace", None)
+        return self.trace
+
+    async def stop_trace(self, caller: Caller) -> Trace:
+        self._note("stop_trace", caller)
+        self.trace = replace(self.trace, on=False, until=0, bytes=4096)
+        return self.trace
+
+    async def get_report(self, caller: Caller, hide_names: bool = False) -> tuple[ReportPart, ...]:
+        self._note("get_report", caller, hide_names)
+        return (ReportPart("Log", "The last lines.", "12:00 info \x1b[31mstate phase=idle\n"),)
 
     async def list_settings(self, caller: Caller) -> tuple[Setting, ...]:
         self._note("list_settings", caller)

@@ -52,9 +52,14 @@ CALLS: tuple[Call, ...] = (
     ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "auto_connect "}, ADMIN, "change_setting"),
     ("Settings.ResetSettings", {}, ADMIN, "reset_settings"),
     ("Settings.ImportSettings", {"text": "version = 1"}, ADMIN, "import_settings"),
+    ("Diagnostics.GetTrace", {}, READ, "get_trace"),
+    ("Diagnostics.StartTrace", {"minutes": 5}, ADMIN, "start_trace"),
+    ("Diagnostics.StopTrace", {}, ADMIN, "stop_trace"),
+    ("Diagnostics.GetReport", {}, ADMIN, "get_report"),
     ("Diagnostics.CheckSettings", {"text": "version = 1"}, READ, "check_settings"),
 )
-STREAMS = {"Manager.Watch", "Prompts.Watch"}  # READ and CHANGE, as test_varlink.py and test_prompts.py show
+# READ and CHANGE, as test_varlink.py, test_prompts.py and test_portal_login.py show
+STREAMS = {"Manager.Watch", "Prompts.Watch", "Networks.PortalLogin"}
 MAY = {ROOT_USER: ADMIN, MEMBER: CHANGE, STRANGER: READ}
 
 ASK = """

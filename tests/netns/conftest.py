@@ -25,7 +25,11 @@ def subject(lab: Laboratory) -> Iterator[Subject]:
 
 
 # Which layers stand: the whole daemon, or one whose other layer does nothing (lab/one_layer.py).
-LAYERS = {"both": ("daemon",), "firewall": ("lab.one_layer", "firewall"), "routing": ("lab.one_layer", "routing")}
+LAYERS = {
+    "both": ("daemon",),
+    "firewall": ("lab.one_layer", "firewall", "unchecked"),
+    "routing": ("lab.one_layer", "routing", "unchecked"),
+}
 
 
 @dataclass

@@ -249,7 +249,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
         os.open(folder / "tunwarden.db", os.O_WRONLY), b"garbage " * 512, 4096
     ),
     "another database": other_database,
-    "a newer layout": rewritten("PRAGMA user_version=2"),
+    "a newer layout": rewritten("PRAGMA user_version=1000"),
     "no intent": rewritten("DELETE FROM kept WHERE name = 'intent'"),
     "a senseless target": rewritten("UPDATE kept SET value = replace(value, 'protected', 'maybe')"),
     "a senseless profile": rewritten("UPDATE kept SET value = replace(value, '\"profile\": null', '\"profile\": []')"),

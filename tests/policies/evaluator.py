@@ -12,7 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from policies.facts import Address
-from policies.firewall import LAN, LAN_MULTICAST, MARK, TUNNEL_IFNAME, FirewallPolicy
+from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, TUNNEL_IFNAME, FirewallPolicy
 
 LO = "lo"
 
@@ -48,6 +48,8 @@ MULTICAST6 = ip_network("ff00::/8")
 DHCPV6_SERVERS = (ip_address("ff02::1:2"), ip_address("ff05::1:3"))
 BROADCAST = ip_address("255.255.255.255")
 UNSPECIFIED4, UNSPECIFIED6 = ip_address("0.0.0.0"), ip_address("::")
+LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
+TREE = (("tcp", 80), ("tcp", 443))  # its DNS is led to the loopback before
 LOGIN = (("udp", 53), ("tcp", 53), ("tcp", 80), ("tcp", 443))
 NEARBY = tuple(ip_network(text) for text in ("255.255.255.255/32", "224.0.0.0/24", "fe80::/10", "ff02::/16"))
 
@@ -64,6 +66,11 @@ def passes(policy: FirewallPolicy, packet: Packet) -> bool:
 
 
 def _out(policy: FirewallPolicy, packet: Packet) -> bool:
+    if packet.protocol == "udp" and packet.destination_port == policy.tree_dns and _on_tree(policy):
+        if packet.mark == LOGIN_MARK and packet.destination in LOOPBACK:
+            return True
+        if packet.oifname == LO and packet.mark != LOGIN_MARK:
+            return False
     if packet.oifname == LO or _housekeeping_out(packet):
         return True
     if packet.mark == MARK and any(
@@ -79,8 +86,14 @@ def _out(policy: FirewallPolicy, packet: Packet) -> bool:
     asks = _is_beacon(policy, packet.oifname, packet.destination, packet.destination_port, packet.protocol)
     if packet.mark == MARK and asks and packet.source not in policy.guarded:
         return True
+    told = (packet.protocol, packet.icmp_type) == ("icmpv6", 136) and packet.source not in policy.guarded
+    if told and _is_beacons_address(policy, packet.oifname, packet.destination):
+        return True
     login = packet.mark == MARK and _on_login(policy, packet.oifname) and packet.source not in policy.guarded
     if login and (packet.protocol, packet.destination_port) in LOGIN:
+        return True
+    tree = packet.mark == LOGIN_MARK and packet.oifname in _on_tree(policy) and packet.source not in policy.guarded
+    if tree and (packet.protocol, packet.destination_port) in TREE:
         return True
     if _is_dns(packet):
         return on_tunnel and policy.tunnel is not None and packet.destination in policy.tunnel.resolvers
@@ -109,8 +122,14 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
     answers = _is_beacon(policy, packet.iifname, packet.source, packet.source_port, packet.protocol)
     if packet.established and packet.mark == MARK and answers:
         return True
+    solicits = (packet.protocol, packet.icmp_type) == ("icmpv6", 135)
+    if solicits and _is_beacons_address(policy, packet.iifname, packet.source):
+        return True
     login = packet.established and packet.mark == MARK and _on_login(policy, packet.iifname)
     if login and (packet.protocol, packet.source_port) in LOGIN:
+        return True
+    tree = packet.established and packet.mark == LOGIN_MARK and packet.iifname in _on_tree(policy)
+    if tree and (packet.protocol, packet.source_port) in TREE:
         return True
     if on_tunnel:
         return packet.established
@@ -147,6 +166,10 @@ def _forward(policy: FirewallPolicy, packet: Packet) -> bool:
     return _from_lan(policy, packet) and _to_inside(policy, packet)
 
 
+def _on_tree(policy: FirewallPolicy) -> frozenset[str]:
+    return policy.tree - {TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname}
+
+
 def _on_login(policy: FirewallPolicy, ifname: str) -> bool:
     return ifname in policy.login and ifname not in (TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname)
 
@@ -155,6 +178,14 @@ def _is_beacon(policy: FirewallPolicy, ifname: str, address: Address, port: int,
     return ifname not in (TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname) and any(
         (ifname, address, port, protocol) == (link, server.address, server.port, server.protocol)
         for link, server in policy.beacons
+    )
+
+
+def _is_beacons_address(policy: FirewallPolicy, ifname: str, address: Address) -> bool:
+    """A neighbour solicits us with the address that it answers with (RFC 4861, 7.2.2), and is told ours."""
+    return any(
+        server.address == address and _is_beacon(policy, ifname, address, server.port, server.protocol)
+        for _, server in policy.beacons
     )
 
 

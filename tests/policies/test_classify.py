@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.classify import LEARNED, SENTENCES, Classification, Reason, Verdict, classify, learned, ssid_text
 from policies.common_ssids import COMMON, is_common, plain
-from policies.facts import Endpoint, Security, WifiNetwork
+from policies.facts import Endpoint, Evidence, Security, WifiNetwork
 from policies.known import matches
 from policies.settings import Criteria, KnownNetwork, Settings, Wifi, WifiAction, has_accounts, proves_identity
 
@@ -48,6 +48,17 @@ UNSAVED = [
         (Reason.SERVER_UNCHECKED,),
     ),
     (Security.WPA3, {"server_unchecked": True}, STRICT, Verdict.SECURED, (Reason.ENCRYPTED,)),  # of 802.1X alone
+    *[
+        (Security.WPA3, {"evidence": frozenset({evidence})}, LAX, Verdict.UNSECURED, (Reason(f"evidence-{evidence}"),))
+        for evidence in Evidence
+    ],
+    (
+        Security.OPEN,
+        {"evidence": frozenset(Evidence)},
+        LAX,
+        Verdict.UNSECURED,
+        (*(Reason(f"evidence-{evidence}") for evidence in Evidence), Reason.OPEN),
+    ),
     (Security.OPEN, {}, Criteria(), Verdict.UNSECURED, (Reason.OPEN,)),
     (Security.OPEN, {}, LAX, Verdict.UNSECURED, (Reason.OPEN,)),
     (Security.OWE_TRANSITION, {}, LAX, Verdict.UNSECURED, (Reason.OWE_TRANSITION,)),
@@ -424,6 +435,7 @@ NETWORKS = st.builds(
     malformed=st.booleans(),
     gateway_mac=st.sampled_from([ROUTER, AP, b""]),
     server_unchecked=st.booleans(),
+    evidence=st.just(frozenset()) | st.frozensets(st.sampled_from(Evidence), max_size=2),
     beacons=st.dictionaries(
         st.sampled_from([BEACON, OTHER_BEACON]), st.sampled_from([DIGEST, FOREIGN, b"", DIGEST[:31]])
     ).map(lambda told: tuple(told.items())),

@@ -51,6 +51,7 @@ retry_longest = "2m"
 unsecured = "auto_connect"
 unidentified = "auto_connect"
 secured = "prompt"
+hostile = "auto_connect"
 prompt_fallback = "ignore"
 prompt_timeout = "2m"
 hold_while_asking = false
@@ -71,6 +72,7 @@ action = "auto_connect"
 [portal]
 detect = false
 probes = ["http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9"]
+login_timeout = "5m"
 
 [[links]]
 name = "wlan*"
@@ -113,6 +115,7 @@ EXPECTED = Settings(
         unsecured=WifiAction.AUTO_CONNECT,
         unidentified=WifiAction.AUTO_CONNECT,
         secured=WifiAction.PROMPT,
+        hostile=WifiAction.AUTO_CONNECT,
         prompt_fallback=WifiAction.IGNORE,
         prompt_timeout=120.0,
         hold_while_asking=False,
@@ -121,7 +124,11 @@ EXPECTED = Settings(
     ),
     wired=WifiAction.PROMPT,
     cellular=WifiAction.AUTO_CONNECT,
-    portal=Portal(detect=False, probes=("http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9")),
+    portal=Portal(
+        detect=False,
+        probes=("http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9"),
+        login_timeout=300.0,
+    ),
     links=(
         LinkRule(name="wlan*", kind=LinkKind.WIFI, action=WifiAction.DISCONNECT),
         LinkRule(name="eth0", kind=LinkKind.WIRED),
@@ -503,7 +510,8 @@ def test_the_error_as_text_has_one_line_each() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings("x = 1\nwired.action = 'no'", "/etc/t.toml")
     assert str(caught.value).splitlines() == [
-        "/etc/t.toml:1: x: unknown key; allowed: version, protection, tunnel, wifi, wired, cellular, portal, links, known",
+        "/etc/t.toml:1: x: unknown key; allowed: version, protection, "
+        "tunnel, wifi, wired, cellular, portal, links, known",
         "/etc/t.toml:2: wired.action: 'no' is not one of the choices; allowed: auto_connect, prompt, ignore",
     ]
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from daemon.linux.networkmanager import ALL_SEC, Flag, NetworkManager, Sec, parse_access_point
+from daemon.linux.access_point import ALL_SEC, Flag, Sec, parse_access_point
+from daemon.linux.networkmanager import NetworkManager
 from lab.air import AccessPoint, Air
 from lab.bus import SOCKET, BusClient, start_bus
 from lab.hosts import Host

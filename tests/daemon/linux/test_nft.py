@@ -174,6 +174,9 @@ def test_a_beacon_is_named_by_link_address_port_and_mark_wherever_it_passes(name
         for rule, (link, beacon) in zip(rules, CASES[name].beacons, strict=True):
             assert rule.startswith(f'{direction} "{link}" ') and f" {beacon.address} tcp " in rule
             assert f"port {beacon.port} " in rule and " mark 0x74756e77 " in rule
+        neighbours = [rule for rule in chain(CASES[name], hook) if "2001:db8:1::1 icmpv6" in rule]
+        assert len(neighbours) == len([link for link, beacon in CASES[name].beacons if beacon.address.version == 6])
+        assert all(rule.startswith(f'{direction} "wlan1" ') for rule in neighbours)
     assert not any("443" in rule for rule in chain(CASES[name], "forward"))
 
 

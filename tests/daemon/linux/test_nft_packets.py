@@ -27,7 +27,7 @@ import pytest
 from daemon.linux.nft import NftFirewall
 from lab.hosts import Host
 from policies.facts import Endpoint, Tunnel
-from policies.firewall import MARK, FirewallPolicy
+from policies.firewall import LOGIN_MARK, MARK, FirewallPolicy
 from policies.states import Phase
 
 pytestmark = pytest.mark.netns
@@ -69,6 +69,9 @@ POLICIES = {
     "held, login": FirewallPolicy(Phase.HELD, guarded=GUARDED, login=frozenset({"eth0"}), capture=True),
     "portal": FirewallPolicy(Phase.PORTAL, guarded=GUARDED, capture=True),
     "portal, login": FirewallPolicy(Phase.PORTAL, guarded=GUARDED, login=frozenset({"eth0"}), capture=True),
+    "portal, tree": FirewallPolicy(
+        Phase.PORTAL, guarded=GUARDED, login=frozenset({"eth0"}), tree=frozenset({"eth0"}), tree_dns=30053, capture=True
+    ),
     "connecting, LAN and login": replace(CONNECTING, lan=HOME, login=frozenset({"eth0"})),
 }
 
@@ -136,6 +139,7 @@ TUNNELLED = frozenset({"connected", "connected, LAN", "connected, inside", "conn
 WITHIN = frozenset(name for name, policy in POLICIES.items() if policy.inside)
 BRIDGED = frozenset(name for name, policy in POLICIES.items() if "ctr0" in policy.lan | policy.cleared)
 SUBNETTED = frozenset({"connected, subnets"})
+TREE = frozenset({"portal, tree"}) | IDLE
 LOGIN = frozenset(name for name, policy in POLICIES.items() if policy.login) | IDLE
 CTR4, CTR6, CTRL = "172.17.0.1", "fd17::1", "fe80::17"
 LAPTOP = bytes.fromhex("020000000002")
@@ -243,6 +247,24 @@ PROBES = (
     Probe("http unmarked", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), IDLE),
     Probe("http with another mark", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), IDLE,
           mark=MARK + 1),
+    # its process tree: another mark, and less
+    Probe("tree http", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), TREE, mark=LOGIN_MARK),
+    Probe("tree http6", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 80, data)), TREE, mark=LOGIN_MARK),
+    Probe("tree https", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 443, data)), TREE, mark=LOGIN_MARK),
+    Probe("tree dns", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), IDLE, mark=LOGIN_MARK),
+    Probe("tree dns6", lambda data: ip6(UDP, ME6, "2001:db8::1", udp(4000, 53, data)), IDLE, mark=LOGIN_MARK),
+    Probe("tree dns tcp", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 53, data)), IDLE, mark=LOGIN_MARK),
+    Probe("tree dot", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 853, data)), IDLE, mark=LOGIN_MARK),
+    Probe("tree quic", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 443, data)), IDLE, mark=LOGIN_MARK),
+    Probe("tree ssh", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 22, data)), IDLE, mark=LOGIN_MARK),
+    Probe("tree ping", lambda data: ip4(ICMP, ME4, "198.51.100.1", b"\x08\0\0\0\0\1\0\1" + data), IDLE,
+          mark=LOGIN_MARK),
+    Probe("tree to the server", lambda data: ip4(UDP, ME4, "203.0.113.7", udp(4000, 51820, data)), IDLE,
+          mark=LOGIN_MARK),
+    Probe("tree elsewhere", lambda data: ip4(TCP, "192.168.8.2", "198.51.100.1", tcp(4001, 80, data)), NEVER, "wlan0",
+          LOGIN_MARK),
+    Probe("tree from the tunnel's source", lambda data: ip4(TCP, "10.66.0.2", "198.51.100.1", tcp(4001, 80, data)),
+          NEVER, mark=LOGIN_MARK),
     # what every network needs
     Probe("dhcp4", lambda data: ip4(UDP, "0.0.0.0", "255.255.255.255", udp(68, 67, data)), ALL),
     Probe("dhcp4 to one server", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(68, 67, data)), IDLE),
@@ -541,6 +563,35 @@ def test_l10_a_flow_from_before_the_block_dies_at_once(place: Place) -> None:
             assert not [frame for frame in frames if frame[12:14] == b"\x08\0" and frame[23] == TCP]
 
 
+@pytest.mark.parametrize(("name", "ends"), [("held", False), ("idle", False), ("blocked", True)])
+def test_a_hold_is_silent_to_connections_that_may_go_on(place: Place, name: str, ends: bool) -> None:
+    """A reset would end them before the verdict. New ones are refused at once, and nothing leaves in any state."""
+    place.set(POLICIES["idle"])
+    client = place.laptop.socket(socket.AF_INET, socket.SOCK_STREAM)
+    new = place.laptop.socket(socket.AF_INET, socket.SOCK_STREAM)
+    server = place.wire.socket(socket.AF_INET, socket.SOCK_STREAM)
+    with server, client, new:
+        server.bind(("198.51.100.1", 0))
+        server.listen()
+        client.settimeout(5)
+        client.connect(server.getsockname())
+        peer, _ = server.accept()
+        with peer:
+            place.set(replace(POLICIES[name], cleared=frozenset()))
+            place.heard("eth0")
+            client.send(b"in between")
+            time.sleep(0.3)
+            assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == (errno.ECONNRESET if ends else 0)
+            new.settimeout(5)
+            with pytest.raises(ConnectionRefusedError):
+                new.connect(server.getsockname())
+            assert not [frame for frame in place.heard("eth0") if frame[12:14] == b"\x08\0" and frame[23] == TCP]
+            place.set(POLICIES["idle"])
+            peer.settimeout(10)
+            if not ends:
+                assert peer.recv(100) == b"in between", "sent again, once it may be"
+
+
 def test_replacing_the_table_under_traffic_leaks_nothing(place: Place) -> None:
     """300 replacements while 2 threads send: one commit each, and no packet slips between two rulesets."""
     probes = [probe for probe in PROBES if probe.name in ("udp4", "udp6", "dns4", "server unmarked")]
@@ -610,6 +661,7 @@ HEARD = {
     "blocked, LAN and inside": {"neighbour", "container"},
     "blocked, subnets without a LAN": set(),
     "portal, login": set(),
+    "portal, tree": set(),
 }
 
 
@@ -714,6 +766,10 @@ def test_a_login_hears_answers_and_nothing_else(place: Place, name: str, told: b
 def test_l10_a_flow_from_before_the_block_gains_nothing_from_a_login(place: Place) -> None:
     """An unmarked connection to the right port, and its packets still come: they are none of the login's."""
     place.set(POLICIES["idle"])
+    # Flows are tracked as soon as any rule asks for that, such as a container engine's, and from then on remembered.
+    tracking = "chain c { type filter hook input priority 5; ct state established counter; }"
+    place.laptop.run("nft", f"table inet lab_tracking {{ {tracking}; }}")
+    place.stack.callback(place.laptop.run, "nft", "delete table inet lab_tracking", check=False)
     with (
         place.laptop.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
         place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver,
@@ -725,6 +781,10 @@ def test_l10_a_flow_from_before_the_block_gains_nothing_from_a_login(place: Plac
         assert hears(place, resolver, client, ("192.168.7.2", 7300)), "the control"
         place.set(POLICIES["portal, login"])
         assert not hears(place, resolver, client, ("192.168.7.2", 7300))
+        assert " packets 0 " not in place.laptop.run("nft", "list table inet lab_tracking").stdout, (
+            "tracked all the while"
+        )
+    place.laptop.run("nft", "delete table inet lab_tracking")
 
 
 CVE = {None: True, **dict.fromkeys(POLICIES, False)}
