@@ -5,16 +5,17 @@ BIN := $(VENV)/bin
 
 .PHONY: run test test-radio lint install uninstall bench clean
 
-run: $(VENV)/.ready  ## the main job in the network laboratory, told live
+run: $(VENV)/.ready  ## the main job in the network laboratory, told live; RADIO=1: on the air, in a virtual machine
 	@lab/install-missing
-	@$(BIN)/python -m lab.story
+	@$(BIN)/python -m $(if $(RADIO),lab.radio.story,lab.story)
 
 test: $(VENV)/.ready lint  ## every tier that can run here; the others are skipped with the reason printed
 	@lab/install-missing
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
 
-test-radio: $(VENV)/.ready  ## real Wi-Fi in a virtual machine, which the first run builds; 3 to 5 minutes
-	@RADIO=1 $(BIN)/python -m pytest -rs tests/radio
+test-radio: $(VENV)/.ready  ## real Wi-Fi in a virtual machine, which the first run builds; 3 to 8 minutes
+	@$(BIN)/python -m lab.radio.machine
+	@RADIO=1 $(BIN)/python -m pytest -rs -o faulthandler_timeout=0 tests/radio
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

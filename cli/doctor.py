@@ -25,6 +25,9 @@ NEIGHBOURS = {
     "firewalld": "firewalld runs. Both may stay: its rules cannot open what tunwarden closes. If the VPN does not "
     "connect beside it, a warning above names its chain.",
     "dockerd": "Docker runs. Its containers may go where this computer may: while it is protected, through the tunnel.",
+    "mullvad-daemon": "Mullvad's own daemon runs. Use one of the two at a time: each would block the other's server.",
+    "nordvpnd": "NordVPN's own daemon runs. Use one of the two at a time: each would block the other's server.",
+    "openvpn": "OpenVPN runs. While tunwarden protects, its packets reach no server beyond the local network.",
     "tailscaled": "Tailscale runs. While tunwarden protects, its traffic to the internet is blocked like any other "
     "program's that bypasses the tunnel; do not use an exit node at the same time.",
 }
@@ -46,11 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
-    status, findings = ask(options.run_folder)
-    if status is not None:
-        findings += of_status(status)
-    if os.uname().sysname == "Linux":
-        findings += of_machine()
+    _, findings = look(options.run_folder)
     wrong = any(finding.ok is False for finding in findings)
     out.data({"well": not wrong, "findings": [asdict(finding) for finding in findings]})
     for finding in findings:
@@ -62,6 +61,20 @@ def run(options: argparse.Namespace, out: Output) -> int:
     if any(finding.check == "daemon" and not finding.ok for finding in findings):
         return Exit.NOT_RUNNING
     return Exit.FAILED if wrong else Exit.OK
+
+
+def look(run_folder: str) -> tuple[Status | None, list[Finding]]:
+    """Everything, as this user sees it."""
+    status, findings = ask(run_folder)
+    if status is not None:
+        findings += of_status(status)
+    if os.uname().sysname == "Linux":
+        findings += of_machine()
+        from cli import doctor_places
+
+        gids = frozenset((os.getgid(), *os.getgroups()))
+        findings += doctor_places.permissions(Path("/"), run_folder, os.geteuid(), gids)
+    return status, findings
 
 
 def ask(run_folder: str) -> tuple[Status | None, list[Finding]]:
@@ -102,9 +115,15 @@ def of_status(status: Status) -> Iterator[Finding]:
 
 def of_machine(root: Path = Path("/"), load: Callable[[str], object] = ctypes.CDLL) -> Iterator[Finding]:
     """What tunwarden needs of this machine, and the other programs on it that concern it."""
+    from cli import doctor_places
+
+    yield from doctor_places.kernel(root, _has_module)
     yield _firewall(root, load)
     yield _wireguard(root)
+    yield from doctor_places.resolver(root)
     running = processes(root)
+    yield from doctor_places.wifi(running)
+    yield from doctor_places.firewalls(root)
     for name, text in NEIGHBOURS.items():
         if name in running:
             yield Finding(name, None, text)
@@ -129,7 +148,7 @@ def _firewall(root: Path, load: Callable[[str], object]) -> Finding:
 
 
 def _wireguard(root: Path) -> Finding:
-    if (root / "sys/module/wireguard").exists() or _has_module(root):
+    if (root / "sys/module/wireguard").exists() or _has_module(root, "wireguard.ko"):
         return Finding("tunnel", True, "The kernel has WireGuard.")
     if not (root / "usr/bin/wireguard-go").exists():
         text = "Neither the kernel has WireGuard, nor is there wireguard-go: no tunnel can be made."
@@ -139,12 +158,12 @@ def _wireguard(root: Path) -> Finding:
     return Finding("tunnel", True, "WireGuard is wireguard-go.")
 
 
-def _has_module(root: Path) -> bool:
+def _has_module(root: Path, module: str) -> bool:
     """Whether the running kernel could load it."""
     folder = root / "lib/modules" / os.uname().release
     for name in ("modules.dep", "modules.builtin"):
         try:
-            if "/wireguard.ko" in (folder / name).read_text(encoding="utf-8", errors="replace"):
+            if f"/{module}" in (folder / name).read_text(encoding="utf-8", errors="replace"):
                 return True
         except OSError:
             continue

@@ -23,7 +23,11 @@ A pattern such as 'Corp-*' stands for many names (* any bytes, ? any one; quote 
 protection only with --security 8021x; any other needs --action auto_connect.
 
 known add --learn gathers the access points you meet; known edit NAME --no-learn ends that, and from then on only
-these count. Files of export and import hold one network a line, as JSON."""
+these count. Files of export and import hold one network a line, as JSON.
+
+known edit NAME --beacon 192.0.2.1:443 takes the certificate that this server shows now, and says which: on that
+network, without the VPN. A server of the router or the office, which nobody can reach from outside. Compare it there
+with `openssl x509 -noout -fingerprint -sha256 -in FILE`, or give --beacon-sha256."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     brought.add_argument("file", metavar="FILE", help="- is the standard input")
 
 
-UNSET = ("action", "profile", "allow_lan", "except", "bssids", "gateways")
+UNSET = ("action", "profile", "allow_lan", "except", "bssids", "gateways", "beacon")
 
 
 def _rules(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,8 @@ def _rules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learn", action="store_true", default=None, help="add access points as they are met")
     for name, what in (("except", "PATTERN"), ("bssid", "MAC"), ("gateway", "MAC")):
         parser.add_argument(f"--{name}", action="append", metavar=what, help=HELP[name])
+    parser.add_argument("--beacon", metavar="ADDRESS:PORT", help="only where this TLS server proves itself")
+    parser.add_argument("--beacon-sha256", metavar="HEX", help="with this certificate")
 
 
 HELP = {
@@ -88,6 +94,8 @@ def run(options: argparse.Namespace, out: Output) -> int:
             case "edit":
                 known = _find(client.all_known(), options.name)
                 changes = _keys(options) | dict.fromkeys(options.unset)
+                if "beacon" in options.unset:
+                    changes["beacon_sha256"] = None
                 _saved(client.edit_known(known.ssid_hex, json.dumps(changes), known.pattern), out)
             case "forget":
                 known = _find(client.all_known(), options.name)
@@ -114,14 +122,16 @@ def _keys(options: argparse.Namespace) -> dict[str, object]:
         "except": getattr(options, "except"),
         "bssids": options.bssid,
         "gateways": options.gateway,
+        "beacon": options.beacon,
+        "beacon_sha256": options.beacon_sha256,
     }
     return {key: value for key, value in said.items() if value is not None}
 
 
 def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
     keys = _keys(options)
-    lists = {"except", "bssids", "gateways"} & keys.keys()
-    if not lists and options.pattern is None:
+    more = {"except", "bssids", "gateways", "beacon", "beacon_sha256"} & keys.keys()
+    if not more and options.pattern is None:
         return client.add_known(
             options.ssid,
             options.hex,
@@ -135,7 +145,7 @@ def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
     names = {"ssid": options.ssid, "ssid_hex": options.hex, "pattern": options.pattern}
     named = {key: value for key, value in names.items() if value is not None}
     if len(named) != 1 or options.pin:
-        why = "--except, --bssid and --gateway need one name or --pattern, and go without --pin."
+        why = "--except, --bssid, --gateway and --beacon need one name or --pattern, and go without --pin."
         raise ServiceError(Error.INVALID_ARGUMENT, "known add", why)
     client.import_known(json.dumps(named | keys))
     wanted = (options.pattern or options.ssid or "").encode().hex() if options.hex is None else options.hex.lower()
@@ -146,6 +156,8 @@ def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
 def _saved(known: KnownNetwork, out: Output) -> None:
     out.data(plain(known))
     out.line(f"Saved “{safe(known.ssid)}”, at least {safe(known.security)}.")
+    if known.beacon and known.beacon_sha256:
+        out.line(f"Its beacon is {safe(known.beacon)} with the certificate {safe(known.beacon_sha256)}.")
 
 
 def _list(known: tuple[KnownNetwork, ...], out: Output) -> None:
@@ -178,6 +190,8 @@ def _only(known: KnownNetwork) -> str:
         parts.append(f"{len(known.bssids)} access points" if len(known.bssids) > 1 else known.bssids[0])
     if known.gateways:
         parts.append(f"{len(known.gateways)} routers" if len(known.gateways) > 1 else f"router {known.gateways[0]}")
+    if known.beacon:
+        parts.append(f"beacon {known.beacon}")
     return ", ".join(parts)
 
 

@@ -30,7 +30,10 @@ COMMANDS = {
     "lockdown": "block also while disconnected: on, off",
     "settings": "the settings: get, set, reset, export, import, check a file",
     "leak-test": "send packets that must not leave, and watch the links",
+    "trace": "write every event in detail for a while: on, off, status",
+    "report": "what helps to find a fault, into a file that you read first",
     "doctor": "what is well, what is not, and what to do",
+    "completion": "completion for bash, zsh and fish",
     "panic-reset": "reopen the machine without the daemon",
 }
 
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     words, as_json = _without_json(sys.argv[1:] if argv is None else list(argv))
-    first = _first_parser().parse_args(words)
+    first = first_parser().parse_args(words)
     command = cast(Command, import_module(f"cli.{first.command.replace('-', '_')}"))
     parser = argparse.ArgumentParser(prog=f"tunwarden {first.command}", description=COMMANDS[first.command])
     command.arguments(parser)
@@ -70,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _first_parser() -> argparse.ArgumentParser:
+def first_parser() -> argparse.ArgumentParser:
+    """The program's own options; then a command and its words."""
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     brought.add_argument("name", metavar="NAME", help="what to call it; replaces one of that name")
     brought.add_argument("file", metavar="FILE", help="the configuration; - is the standard input")
     removed = parts.add_parser("remove", help="delete a profile and its keys")
-    removed.add_argument("name", metavar="NAME")
+    removed.add_argument("name", metavar="NAME", help="as listed")
 
 
 def run(options: argparse.Namespace, out: Output) -> int:

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     get.add_argument("key", nargs="?", metavar="KEY", help="one setting, or a table such as wifi; else all of them")
     change = parts.add_parser("set", help="change a setting")
     change.add_argument("key", metavar="KEY", help="with its table: wifi.secured")
-    change.add_argument("value", metavar="VALUE")
+    change.add_argument("value", metavar="VALUE", help="as in the file, without quotes or brackets")
     reset = parts.add_parser("reset", help="go back to the default")
     what = reset.add_mutually_exclusive_group(required=True)
     what.add_argument("key", nargs="?", metavar="KEY", help="with its table: wifi.secured")
@@ -41,15 +41,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("file", nargs="?", default="-", metavar="FILE", help="a new file; -: the standard output")
     brought = parts.add_parser("import", help="set all that such a file says, and forget what users set besides")
     brought.add_argument("file", metavar="FILE", help="- is the standard input")
-    check = parts.add_parser("check", help="say what is wrong with a settings file; needs no daemon")
-    check.add_argument("file", metavar="FILE")
+    check = parts.add_parser("check", help="say what is wrong with settings files; needs no daemon")
+    check.add_argument(
+        "files", nargs="+", metavar="FILE", help="in the order in which they count; - is the standard input"
+    )
     parts.add_parser("schema", help="the JSON Schema of the settings file, for editors; needs no daemon")
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
     match options.part:
         case "check":
-            return _check(options.file, out)
+            return _check(options.files, out)
         case "schema":
             return _schema()
         case "import":
@@ -161,21 +163,17 @@ def _schema() -> int:
     return Exit.OK
 
 
-def _check(file: str, out: Output) -> int:
-    from policies.settings import SettingsError, parse_settings  # pydantic: slow to import, so only here
+def _check(files: Sequence[str], out: Output) -> int:
+    from policies.settings import SettingsError, parse_files  # pydantic: slow to import, so only here
 
     try:
-        parse_settings(read_text(file, LONGEST), file)
+        parse_files([(file, read_text(file, LONGEST)) for file in files])
     except SettingsError as error:
-        out.data(
-            [
-                {"line": one.line, "column": one.column, "key": one.key, "problem": one.problem, "allowed": one.allowed}
-                for one in error.problems
-            ]
-        )
+        keys = ("file", "line", "column", "key", "problem", "allowed")
+        out.data([{key: getattr(one, key) for key in keys} for one in error.problems])
         for one in error.problems:
             out.line(safe(str(one)))
         return Exit.FAILED
     out.data([])
-    out.line(f"{safe(file)}: no errors.")
+    out.line(f"{safe(', '.join(files))}: no errors.")
     return Exit.OK

@@ -7,6 +7,8 @@ import time
 from cli.output import Output, safe
 from ipc.interface import Network, Status
 
+VERDICTS = {"known": "green", "unsecured": "red", "unidentified": "yellow"}
+
 
 def headline(status: Status) -> tuple[str, str]:
     """Colour and sentence."""
@@ -27,7 +29,7 @@ def headline(status: Status) -> tuple[str, str]:
         case "blocked":
             return "yellow", "Blocked: nothing leaves."
         case "portal":
-            return "yellow", "Logging in to this network: everything else is blocked."
+            return "yellow", "Blocked: this network wants you to log in first."
         case "disconnecting":
             return "yellow", "Disconnecting."
         case "idle":
@@ -51,12 +53,21 @@ def show(status: Status, out: Output, now: float | None = None) -> None:
     for warning in status.warnings:
         out.line(f"  {out.paint(f'Warning: {warning}', 'yellow')}")
     since = (time.time() if now is None else now) - status.since
-    out.line(f"  For          {duration(since)}")
+    _row(out, "For", duration(since))
+    if status.profile:
+        _row(out, "Profile", f"{status.profile}{f', server {status.server}' if status.server else ''}")
     for number, network in enumerate(status.networks):
-        out.line(f"  {'Networks' if number == 0 else '':12} {safe(network_words(network))}")
+        _row(out, "Networks" if number == 0 else "", network_words(network), VERDICTS.get(network.verdict or ""))
+        for reason in network.reasons:
+            _row(out, "", f"  {reason.text}", "dim")
     if status.protected or status.rx_bytes or status.tx_bytes:
-        out.line(f"  Traffic      {size(status.rx_bytes)} in, {size(status.tx_bytes)} out")
-    out.line(f"  Kill switch  {switch(status.kill_switch)}, lockdown {switch(status.lockdown)}")
+        _row(out, "Traffic", f"{size(status.rx_bytes)} in, {size(status.tx_bytes)} out")
+    _row(out, "Kill switch", f"{switch(status.kill_switch)}, lockdown {switch(status.lockdown)}")
+
+
+def _row(out: Output, label: str, text: str, colour: str | None = None) -> None:
+    shown = out.paint(text, colour) if colour else safe(text)
+    out.line(f"  {out.paint(f'{label:12}', 'dim')} {shown}" if label else f"  {'':12} {shown}")
 
 
 def network_words(network: Network) -> str:
@@ -64,6 +75,12 @@ def network_words(network: Network) -> str:
     name = f"{network.ifname} ({network.kind})" if network.ssid is None else f"{network.ifname} “{network.ssid}”"
     parts = [part for part in (network.security, network.verdict) if part]
     text = f"{name}: {', '.join(parts)}" if parts else name
+    match network.internet:
+        case "nothing":
+            text += " – no Internet"
+        case "portal":
+            # Where it leads is a stranger's word, and a link in a terminal is quickly opened: in quotes, and said so.
+            text += f" – a portal, which says “{network.portal_url}”" if network.portal_url else " – a portal"
     return f"{text} – traffic passes" if network.cleared else text
 
 

@@ -80,6 +80,10 @@ class AirMeter:
         self._thread.join()
         self._ear.close()
 
+    def reset(self) -> None:
+        """Forget what was heard so far."""
+        self._sent = []
+
     def sent(self) -> list[Sent]:
         """What the laptop transmitted so far, without controls."""
         return [each for each in self._sent if self._token not in each.payload]
@@ -103,7 +107,7 @@ class AirMeter:
             and classify_payload(each.ethertype, each.payload, self.expect) in LEAKS
         ]
 
-    def positive_control(self, card: str = "wlan0", timeout: float = 60.0) -> None:
+    def positive_control(self, card: str = "wlan0", timeout: float = 240.0) -> None:
         """A clear packet, put on the card below firewall and routing, is heard. Also a barrier. Raises LabError."""
         packet = bytes.fromhex("450000280000400040110000c0000209c6336401") + bytes(8) + self._token
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:

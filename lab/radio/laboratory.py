@@ -16,11 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
+from ipc.client import Client
 from lab.addresses import ECHO_PORT, WEB_PORT
 from lab.hosts import Host
 from lab.processes import LabError, Process
 from lab.radio.networks import ACCESS_POINTS, CAMPUS, NETWORKS, PASSWORD, hostapd_conf
+from lab.subject import Subject
 from lab.traffic import Talker
 from lab.vpn_server import private_key
 
@@ -31,6 +34,7 @@ GATEWAY, LAPTOP, PORT = "10.77.0.1", "10.77.0.9", 51820
 GATEWAY6, LAPTOP6 = "2001:db8:77::1", "2001:db8:77::9"
 INTERNET, INTERNET6 = "198.51.100.1", "2001:db8:64::1"  # addresses of the gateway as well
 INSIDE_SERVER, INSIDE_CLIENT = "10.9.0.1", "10.9.0.2"
+CLI = Path(sys.executable).with_name("tunwarden")  # where a virtual environment has it
 HOOK = Path("/usr/lib/systemd/system-sleep/lab")  # systemd-sleep(8) runs it before and after, and waits for its end
 AWAKE, TOLD = Path("/run/lab/awake"), Path("/run/lab/told")
 PREPARING = (
@@ -40,8 +44,10 @@ PREPARING = (
 CARDS = {1: "wlan2", 2: "wlan3"}  # of the access points
 
 
-# Everything waits for states. A machine under other load may be 60 times slower than one with this processor.
-PATIENCE = 120.0  # seconds
+# Everything waits for states. Beside other load the machine may be 60 times slower than outside, and its clock twice as
+# fast: the kernel measures it while it boots.
+PATIENCE = 240.0  # seconds
+PAUSE = 0.05  # seconds between two looks, which cost time as well
 
 
 def run(*argv: str, check: bool = True, timeout: float = PATIENCE) -> str:
@@ -58,7 +64,7 @@ def wait_for(done: Callable[[], object], what: str, timeout: float = PATIENCE) -
     while not done():
         if time.monotonic() > deadline:
             raise LabError(f"after {timeout} s still not: {what}")
-        time.sleep(0.02)
+        time.sleep(PAUSE)
 
 
 class ThisMachine(Host):
@@ -102,6 +108,8 @@ class RadioLaboratory:
         # Its package would do that: the daemon may own its name on the system bus.
         shutil.copy(TOP / "systemd" / "org.tunwarden.Daemon1.conf", "/etc/dbus-1/system.d/")
         run("busctl", "call", *BUS, "ReloadConfig")
+        CLI.write_text('#!/bin/sh\nexec python3 -I -m cli.main "$@"\n')
+        CLI.chmod(0o755)
         self.laptop.ready()
         self.air.ready()
         return self
@@ -186,22 +194,25 @@ class RadioLaboratory:
         self.air.ip("link set wg0 up")
 
     @contextlib.contextmanager
-    def echo(self, timeout: float = PATIENCE) -> Iterator[socket.socket]:
-        """A TCP connection to the gateway, beside the VPN, which says everything back."""
+    def echo(self) -> Iterator[tuple[str, int]]:
+        """Where the gateway, beside the VPN, says everything back that comes over TCP."""
+
+        def answer(heard: socket.socket) -> None:
+            with heard, contextlib.suppress(OSError):
+                while said := heard.recv(4096):
+                    heard.sendall(said)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):  # closed
+                while True:
+                    threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+
         with self.air.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             listener.bind((GATEWAY, 0))
             listener.listen()
-
-            def answer() -> None:
-                with listener.accept()[0] as heard, contextlib.suppress(OSError):
-                    while said := heard.recv(4096):
-                        heard.sendall(said)
-
-            thread = threading.Thread(target=answer, daemon=True)
-            thread.start()
-            with socket.create_connection((GATEWAY, listener.getsockname()[1]), timeout) as connection:
-                yield connection
-            thread.join(timeout)
+            threading.Thread(target=accept, daemon=True).start()
+            yield listener.getsockname()
+            listener.shutdown(socket.SHUT_RDWR)
 
     def stop_server(self) -> None:
         self.air.ip("link delete wg0")
@@ -210,6 +221,7 @@ class RadioLaboratory:
 
     def address(self, card: str = "wlan0") -> None:
         """Static addresses and routes: nothing waits for DHCP, so whatever may leave, leaves at once."""
+        run("ip", "link", "set", card, "up")
         run("ip", "address", "replace", f"{LAPTOP}/24", "dev", card)
         run("ip", "address", "replace", f"{LAPTOP6}/64", "dev", card, "nodad")
         run("ip", "route", "replace", "default", "via", GATEWAY, "dev", card)
@@ -243,6 +255,7 @@ class RadioLaboratory:
         HOOK.chmod(0o755)
         Path("/sys/power/pm_test").write_text("freezer")
         Path("/sys/module/suspend/parameters/pm_test_delay").write_text("1")
+        wait_for(lambda: "tunwarden" in run("systemd-inhibit", "--list"), "the daemon asks logind to wait for it")
         try:
             run("systemctl", "suspend")
             wait_for(AWAKE.exists, "the machine has slept, and is awake")
@@ -263,6 +276,21 @@ class RadioLaboratory:
             f"DNS = {INSIDE_SERVER}\n\n[Peer]\nPublicKey = {self._public('server')}\n"
             f"Endpoint = {GATEWAY}:{PORT}\nAllowedIPs = 0.0.0.0/0\n"
         )
+
+
+class RadioSubject(Subject):
+    """The daemon in the virtual machine, where looking all the time would slow it down."""
+
+    pause = PAUSE
+
+    def __init__(self, lab: RadioLaboratory, settings: str) -> None:
+        super().__init__(cast(Any, lab), settings)
+
+    def start(self, timeout: float = PATIENCE) -> float:
+        return super().start(timeout)
+
+    def client(self, timeout: float = PATIENCE) -> Client:
+        return super().client(timeout)
 
 
 def authorised(card: str = "wlan0") -> bool:

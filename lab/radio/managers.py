@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Self
 
 from lab.processes import Process
-from lab.radio.laboratory import PATIENCE, RadioLaboratory, authorised, run, wait_for
+from lab.radio.laboratory import PATIENCE, PAUSE, RadioLaboratory, authorised, run, wait_for
 from lab.radio.networks import CAMPUS, NETWORKS, PASSWORD, bssid, colons, supplicant_conf
 from policies.facts import Security
 
@@ -46,7 +47,7 @@ class Manager(ABC):
         self.ask(name)
         wait_for(lambda: authorised(self.card), f"{type(self).__name__} has joined {name}")
 
-    def __enter__(self) -> Manager:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -82,28 +83,33 @@ class Supplicant(Manager):
     def output(self) -> str:
         return self._process.output() if self._process else ""
 
-    def roam(self, point: int, name: str) -> None:
-        """To that access point of the network; returns when data may pass there. Raises LabError."""
+    def ask_to_roam(self, point: int, name: str) -> None:
+        """To that access point of the network, which it then looks for first; returns when that is asked for."""
         address = colons(bssid(point, name))
-        wait_for(lambda: self._roamed(address), f"roamed to {address}")
+        self.cli("scan", "freq=2412,2437")
+        wait_for(lambda: address in self.cli("scan_results"), f"{address} in the scan results")
+        self.cli("roam", address)
 
-    def _roamed(self, address: str) -> bool:
-        """An access point's answer may be too late under emulation: then the supplicant returns where it was."""
+    def roam(self, point: int, name: str) -> None:
+        """The same; returns when data may pass there. Raises LabError."""
+        address = colons(bssid(point, name))
 
         def there() -> bool:
             link = run("iw", "dev", self.card, "link", check=False)
             return f"Connected to {address}" in link and authorised(self.card)
 
-        if not there():
-            self.cli("scan", "freq=2412,2437")
-            wait_for(lambda: address in self.cli("scan_results"), f"{address} in the scan results")
-            self.cli("roam", address)
-        deadline = time.monotonic() + ROAM_S
-        while not there():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
+        def asked_and_there() -> bool:
+            """An access point's answer may be too late under emulation: then the supplicant returns where it was."""
+            if not there():
+                self.ask_to_roam(point, name)
+            deadline = time.monotonic() + ROAM_S
+            while not there():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(PAUSE)
+            return True
+
+        wait_for(asked_and_there, f"roamed to {address}")
 
 
 class NetworkManager(Manager):

@@ -26,12 +26,14 @@ class Ended:
         return json.loads(line)
 
 
-def popen(folder: Path, *words: str, who: Who = ROOT_USER, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def popen(
+    folder: Path, *words: str, who: Who = ROOT_USER, env: dict[str, str] | None = None, stdin: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """The program, started."""
     interpreter, checkout = place_of(who)
     return subprocess.Popen(
         [interpreter, "-W", "error", "-m", "cli.main", "--run-folder", str(folder), *words],
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

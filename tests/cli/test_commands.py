@@ -145,8 +145,9 @@ def test_networks(folder: Path) -> None:
 
 
 def test_known(folder: Path) -> None:
+    corp = "Corp-* pattern 8021x no not Corp-\\x1bGuest*, router 02:00:00:00:00:02, beacon 192.0.2.1:443 settings"
     assert [line.split() for line in tunwarden(folder, "known", "list", who=STRANGER).out.splitlines()[1:]] == [
-        ["Corp-*", "pattern", "8021x", "no", "not", "Corp-\\x1bGuest*,", "router", "02:00:00:00:00:02", "settings"],
+        corp.split(),
         ["Home", "486f6d65", "wpa2", "ignore", "yes", "learning,", "1", "so", "far", "user"],
     ]
     assert tunwarden(folder, "known", "add", "Home", "--action", "ignore", "--allow-lan", "--pin", "--learn").code == 0
@@ -167,15 +168,25 @@ def test_known_edit(folder: Path) -> None:
     }  # fmt: skip
     changed = tunwarden(folder, "known", "edit", "486f6d65", "--no-allow-lan", "--json").json
     assert isinstance(changed, dict) and json.loads(changed["profile"]) == {"allow_lan": False}
+    for words, keys in (
+        (("--beacon", "192.0.2.1:443"), {"beacon": "192.0.2.1:443"}),
+        (("--beacon", "192.0.2.1:443", "--beacon-sha256", "ab"), {"beacon": "192.0.2.1:443", "beacon_sha256": "ab"}),
+        (("--unset", "beacon"), {"beacon": None, "beacon_sha256": None}),
+    ):
+        changed = tunwarden(folder, "known", "edit", "Home", *words, "--json").json
+        assert isinstance(changed, dict) and json.loads(changed["profile"]) == keys
 
 
 def test_known_add_with_lists(folder: Path) -> None:
     words = ("--pattern", "Corp-*", "--security", "8021x", "--except", "Corp-Guest*")
-    assert tunwarden(folder, "known", "add", *words).out == "Saved “Corp-*”, at least 8021x.\n"
+    assert tunwarden(folder, "known", "add", *words).out == (
+        "Saved “Corp-*”, at least 8021x.\nIts beacon is 192.0.2.1:443 with the certificate 01:02.\n"
+    )
     assert tunwarden(folder, "known", "add", "Home", "--bssid", "02:00:00:00:00:01").code == 0
     assert tunwarden(folder, "known", "add", "--hex", "486F6D65", "--bssid", "02:00:00:00:00:01").code == 0
     for wrong in (("Home", "--pattern", "H*"), ("--bssid", "02:00:00:00:00:01"), ("Home", "--except", "x", "--pin")):
         assert "known add: " in tunwarden(folder, "known", "add", *wrong).err
+    assert "known add: " in tunwarden(folder, "known", "add", "--beacon", "192.0.2.1:443").err
 
 
 def test_known_export_and_import(folder: Path, tmp_path: Path) -> None:
@@ -283,6 +294,11 @@ def test_settings_check_needs_no_daemon(tmp_path: Path) -> None:
         problems = tunwarden(nowhere, "settings", "check", str(tmp_path / "bad.toml"), "--json").json
         assert isinstance(problems, list)
         assert [problem["line"] for problem in problems] == [3, 4]
+        (tmp_path / "drop-in.toml").write_text("[tunnel]\nretry_first = '5m'\n")
+        both = ("settings", "check", str(tmp_path / "good.toml"), str(tmp_path / "drop-in.toml"))
+        assert "drop-in.toml:2: tunnel.retry_first: retry_first is longer" in tunwarden(nowhere, *both).out
+        (tmp_path / "good.toml").write_text("[tunnel]\nretry_longest = '1h'\n")
+        assert tunwarden(nowhere, *both).out == f"{both[2]}, {both[3]}: no errors.\n"
 
 
 def test_watch(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import doctor_places
 from cli.doctor import Finding, checks_connectivity, of_machine, of_status, processes
 from ipc import VERSION
 from ipc.interface import Status
@@ -65,7 +66,9 @@ def put(root: Path, path: str, text: str = "") -> None:
 
 def test_a_machine_without_anything(tmp_path: Path) -> None:
     found = machine(tmp_path)
-    assert {check: finding.ok for check, finding in found.items()} == {"firewall": False, "tunnel": False}
+    assert {check: finding.ok for check, finding in found.items()} == {
+        "kernel": False, "ipv6": None, "firewall": False, "tunnel": False, "resolver": None, "network": None,
+    }  # fmt: skip
     assert found["firewall"].remedy == "apt install nftables"
     assert found["tunnel"].remedy == "apt install wireguard-go"
 
@@ -162,3 +165,75 @@ def test_without_a_daemon() -> None:
     assert ended.out.startswith("[!!] tunwardend does not answer")
     assert "sudo systemctl start tunwarden" in ended.out
     assert "nftables" in ended.out, "the rest is looked at all the same"
+
+
+def test_the_kernel(tmp_path: Path) -> None:
+    assert "CONFIG_NF_TABLES" in machine(tmp_path)["kernel"].remedy
+    put(tmp_path, f"lib/modules/{os.uname().release}/modules.dep", "kernel/net/netfilter/nf_tables.ko.xz: x.ko\n")
+    assert machine(tmp_path)["kernel"].ok
+    put(tmp_path, "proc/net/if_inet6")
+    assert "ipv6" not in machine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, mounts, ok, text",
+    [
+        ("nameserver 192.0.2.1\n", "", True, "which is replaced while connected"),
+        ("# stub\nnameserver 127.0.0.53\noptions edns0\n", "", True, "systemd-resolved"),
+        ("search example\n", "", None, "no nameserver"),
+        ("nameserver 192.0.2.1\n", "tmpfs /etc/resolv.conf tmpfs rw 0 0\n", False, "mounted on /etc/resolv.conf"),
+    ],
+)
+def test_the_resolver(tmp_path: Path, content: str, mounts: str, ok: bool | None, text: str) -> None:
+    put(tmp_path, "etc/resolv.conf", content)
+    put(tmp_path, "proc/mounts", f"proc /proc proc rw 0 0\n{mounts}")
+    found = machine(tmp_path)["resolver"]
+    assert (found.ok, text in found.text) == (ok, True)
+    assert bool(found.remedy) is (ok is False)
+
+
+def test_who_joins_networks(tmp_path: Path) -> None:
+    assert machine(tmp_path)["network"].ok is None
+    for number, name in enumerate(("NetworkManager", "wpa_supplicant")):
+        put(tmp_path, f"proc/{number}/comm", f"{name}\n")
+    assert machine(tmp_path)["network"].text == "Networks are joined by NetworkManager and wpa_supplicant."
+
+
+def test_nftables_service(tmp_path: Path) -> None:
+    put(tmp_path, "etc/systemd/system/sysinit.target.wants/nftables.service")
+    assert "within milliseconds" in machine(tmp_path)["nftables"].text
+
+
+@pytest.mark.parametrize(
+    "uid, gids, group, ok, text",
+    [
+        (0, {0}, True, True, "You are root"),
+        (1000, {1000, 77}, True, True, "you may connect, disconnect and tighten"),
+        (1000, {1000}, True, None, "You may look, not change"),
+        (1000, {1000}, False, None, "There is no group tunwarden"),
+    ],
+)
+def test_who_may_do_what(tmp_path: Path, uid: int, gids: set[int], group: bool, ok: bool | None, text: str) -> None:
+    put(tmp_path, "etc/group", "root:x:0:\n" + ("tunwarden:x:77:\n" if group else "") + "broken\n")
+    (found,) = doctor_places.permissions(tmp_path, str(tmp_path / "run"), uid, frozenset(gids))
+    assert (found.ok, text in found.text) == (ok, True)
+    assert bool(found.remedy) is (ok is None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of root's are judged")
+def test_files_that_others_could_write(tmp_path: Path) -> None:
+    def wrong() -> dict[str, str]:
+        found = doctor_places.permissions(tmp_path, str(tmp_path / "run"), 0, frozenset({0}))
+        return {finding.text.split()[0]: finding.remedy for finding in found if finding.ok is False}
+
+    put(tmp_path, "etc/tunwarden/tunwarden.toml")
+    put(tmp_path, "etc/tunwarden/tunwarden.d/1.toml")
+    assert wrong() == {}
+    (tmp_path / "etc/tunwarden/tunwarden.d/1.toml").chmod(0o664)
+    os.chown(tmp_path / "etc/tunwarden/tunwarden.toml", 65534, 0)
+    file = "/etc/tunwarden/tunwarden.toml"
+    assert wrong() == {
+        file: f"sudo chown root:root {file} && sudo chmod go-w {file}",
+        "/etc/tunwarden/tunwarden.d/1.toml": "sudo chown root:root /etc/tunwarden/tunwarden.d/1.toml && "
+        "sudo chmod go-w /etc/tunwarden/tunwarden.d/1.toml",
+    }

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, cast
 
 from daemon.linux.nl80211 import Nl80211
 from ipc.interface import Network, Status
 from lab.frames import Expect
 from lab.radio.air_meter import AirMeter
-from lab.radio.laboratory import GATEWAY, LAPTOP, PATIENCE, PORT, RadioLaboratory, run, wait_for
+from lab.radio.laboratory import GATEWAY, LAPTOP, PATIENCE, PORT, RadioLaboratory, RadioSubject, run, wait_for
 from lab.radio.managers import MANAGERS, Manager, Supplicant
 from lab.radio.networks import ACCESS_POINTS, NETWORKS, bssid
-from lab.subject import Subject
 from policies.facts import WifiNetwork
 
 TALK = b"tunwarden" * 37  # of a length that nothing else in the laboratory has
@@ -34,6 +32,9 @@ identify_timeout = "1m"
 
 [tunnel]
 connect_timeout = "1m"
+
+[portal]
+detect = false
 
 [[known]]
 ssid = "Home"
@@ -52,8 +53,8 @@ class Tier:
 
     def __init__(self) -> None:
         self.lab = RadioLaboratory().__enter__()
-        self.subject = Subject(cast(Any, self.lab), SETTINGS)
-        self.seconds = self.subject.start(PATIENCE)
+        self.subject = RadioSubject(self.lab, SETTINGS)
+        self.subject.start()
         self.before_the_driver = self.subject.status()
         self.subject.set_up()
         self.lab.load()
@@ -148,7 +149,21 @@ def talk_heard(air: AirMeter) -> int:
     return sum(each.encrypted and len(each.payload) == len(TALK) + OVERHEAD for each in air.sent())
 
 
+def encrypted_control(air: AirMeter, card: str = "wlan0") -> None:
+    """The positive control where all is encrypted: a packet put on the card below the firewall, one byte longer."""
+    longer = len(TALK) + OVERHEAD + 1
+    packet = bytes.fromhex("450001710000400040110000c0000209c6336401").ljust(longer - 8 - 8 - 8, b"\0")
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((card, 0))
+        raw.send(bytes.fromhex(NOBODY.replace(":", "")) + station(card) + b"\x08\0" + packet)
+    wait_for(lambda: any(each.encrypted and len(each.payload) == longer for each in air.sent()), "the positive control")
+
+
 def meter(card: str = "wlan0") -> AirMeter:
     """For what this card transmits."""
-    station = bytes.fromhex(Path(f"/sys/class/net/{card}/address").read_text().strip().replace(":", ""))
-    return AirMeter(Expect(frozenset({(IPv4Address(GATEWAY), PORT)})), station)
+    return AirMeter(Expect(frozenset({(IPv4Address(GATEWAY), PORT)})), station(card))
+
+
+def station(card: str) -> bytes:
+    """The card's own address: NetworkManager uses others while it looks for networks."""
+    return bytes.fromhex(Path(f"/sys/class/net/{card}/phy80211/macaddress").read_text().strip().replace(":", ""))

@@ -1,0 +1,75 @@
+"""I3: the documented schema of `--json` is current, and what the program prints fits it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cli.json_schema import OUTPUTS, schema
+from tests.cli.running import daemon, tunwarden
+from tests.ipc.places import ROOT, STRANGER, public_folder
+
+pytestmark = pytest.mark.netns
+
+VALIDATE = """
+import json, sys
+from jsonschema import Draft202012Validator
+whole, values = json.load(sys.stdin)
+wrong = []
+for name, value in values:
+    part = {"$defs": whole["$defs"], "allOf": [whole["commands"][name]]}
+    Draft202012Validator.check_schema(part)
+    wrong += [f"{name}: {error.message[:300]}" for error in Draft202012Validator(part).iter_errors(value)]
+print(json.dumps(wrong))
+"""
+
+
+def wrong(values: list[tuple[str, object]]) -> list[str]:
+    text = json.dumps([schema(), values])
+    done = subprocess.run(["/usr/bin/python3", "-I", "-c", VALIDATE], input=text, capture_output=True, text=True)
+    if "No module named 'jsonschema'" in done.stderr:
+        pytest.skip("python3-jsonschema is missing: run lab/install-missing")
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def test_the_schema_that_is_checked_in_is_current() -> None:
+    current = json.loads((ROOT / "docs/cli.schema.json").read_text())
+    assert current == schema(), "run: .venv/bin/python -m cli.json_schema > docs/cli.schema.json"
+
+
+def test_what_is_printed_fits(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("colour = 1\n[wifi]\nsecured = 'maybe'\n")
+    good = tmp_path / "known"
+    good.write_text('{"ssid": "a"}\n')
+    calls: dict[str, tuple[str, ...]] = {
+        "status": (), "connect": ("home", "--wait"), "disconnect": (), "networks": (), "known list": (),
+        "known add": ("Home",), "known edit": ("Home", "--no-learn"), "known forget": ("Home",),
+        "known import": (str(good),), "prompts list": (), "profiles list": (), "profiles import": ("home", "-"),
+        "profiles remove": ("home",), "killswitch": ("off",), "lockdown": ("on",), "settings get": (),
+        "settings set": ("wifi.secured", "ignore"), "settings reset": ("wifi.secured",), "settings export": (),
+        "settings import": (str(tmp_path / "bad.toml"),), "settings check": (str(tmp_path / "bad.toml"),),
+        "trace": ("on",), "report": (), "doctor": (),
+    }  # fmt: skip
+    elsewhere = {"watch", "reconnect", "portal-login", "prompts ask"}  # streams; test_commands.py and others read them
+    assert calls.keys() | elsewhere | {"error"} == OUTPUTS.keys()
+    printed: list[tuple[str, object]] = []
+    with daemon() as folder:
+        for name, more in calls.items():
+            ended = tunwarden(folder, *name.split(), *more, "--json", stdin="[Interface]\nTable = off\n")
+            printed.append((name, ended.json))
+            assert not (isinstance(ended.json, dict) and "error" in ended.json), (name, ended)
+        printed.append(("error", tunwarden(folder, "lockdown", "off", "--json").json))
+        printed.append(("error", tunwarden(folder, "connect", "--json", who=STRANGER).json))
+    with public_folder() as nowhere:
+        printed.append(("error", tunwarden(nowhere, "status", "--json").json))
+    assert wrong(printed) == []
+
+
+def test_what_does_not_fit_is_seen() -> None:
+    """The control."""
+    found = wrong([("status", {"state": "idle"}), ("killswitch", {"on": "yes"}), ("networks", {}), ("error", {})])
+    assert {each.partition(":")[0] for each in found} == {"status", "killswitch", "networks", "error"}
