@@ -10,6 +10,8 @@ from policies.facts import Endpoint, Facts
 from policies.firewall import FirewallPolicy
 from policies.states import SENTENCES, Phase, State
 
+METERED = {True: "yes", False: "no", None: None}
+
 
 def networks(facts: Facts, decision: Decision, enforced: FirewallPolicy | None) -> tuple[Network, ...]:
     """The networks we are on; `cleared` only where the kernel has confirmed it."""
@@ -34,6 +36,8 @@ def _network(judgement: Judgement, facts: Facts, cleared: bool) -> Network:
         cleared=cleared,
         internet=behind.reach.value if behind else None,
         portal_url=(behind.url or None) if behind else None,
+        source=wifi.source.value if wifi else None,
+        metered=METERED[wifi.metered] if wifi else None,
     )
 
 

@@ -148,6 +148,8 @@ class Network:
     portal_url: Annotated[
         str | None, "Where its portal says people log in: http or https, printable ASCII; a stranger's word."
     ] = None
+    source: Annotated[str | None, "Who told of the Wi-Fi network: `nl80211` or `networkmanager`; else null."] = None
+    metered: Annotated[str | None, "Whether its traffic costs: `yes` or `no`; null: nobody says."] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ class NetworkManagerStandIn:
         self._mock(WIFI, "AddProperties", "sa{sv}", WIRELESS, extra)
         self._mock(WIFI, "AddProperties", "sa{sv}", DEVICE, {"HwAddress": Variant("s", wifi_mac.upper())})
         self._mock(WIRED, "AddProperties", "sa{sv}", DEVICE, {"HwAddress": Variant("s", wired_mac.upper())})
+        unknown = {"Metered": Variant("u", 0), "Ip4Connectivity": Variant("u", 0)}
+        self._mock(WIFI, "AddProperties", "sa{sv}", DEVICE, unknown)
         self.settings({})
 
     @property
@@ -124,6 +126,10 @@ class NetworkManagerStandIn:
         self._update(WIFI, WIRELESS, points)
         self._activate(WIFI, self._point, "802-11-wireless", point.ssid.decode(errors="replace"))
         self._device_state(WIFI, IP_CONFIG)
+
+    def found_out(self, *, metered: int, connectivity: int) -> None:
+        """What it says of the Wi-Fi link beside the network: NMMetered, NMConnectivityState."""
+        self._update(WIFI, DEVICE, {"Metered": Variant("u", metered), "Ip4Connectivity": Variant("u", connectivity)})
 
     def activated(self, path: str = WIFI) -> None:
         """The link has its addresses."""

@@ -139,6 +139,8 @@ class WifiNetwork:
     gateway_mac: bytes = (
         b""  # 6 bytes: who answers for the default gateway, from the neighbour table; empty: unknown yet
     )
+    metered: bool | None = None  # whoever manages the card says that traffic costs; None: nobody says
+    connectivity: Reach | None = None  # what its manager found behind it: a hint to look, never a verdict
     server_unchecked: bool = False  # 802.1X, and its source says that nobody checks the server's certificate
     beacons: tuple[tuple[Endpoint, bytes], ...] = ()  # see `Facts.beacons`
     evidence: frozenset[Evidence] = frozenset()  # see `Facts.evidence`

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -33,7 +34,7 @@ from dbus_fast.aio import MessageBus
 
 from daemon.linux.access_point import parse_access_point
 from daemon.linux.sign_in import trusts_any_server
-from policies.facts import WifiNetwork
+from policies.facts import Reach, WifiNetwork
 
 log = structlog.get_logger()
 
@@ -50,8 +51,12 @@ SETTING_UP = frozenset({40, 50, 60}) | JOINED  # _PREPARE, _CONFIG, _NEED_AUTH
 NOT_ITS = frozenset({0, 10})  # _UNKNOWN, _UNMANAGED
 NO_ACCESS_POINT = "/"
 
+METERED = {1: True, 2: False, 3: True, 4: False}  # NMMetered: yes, no, and two guesses
+CONNECTIVITY = {1: Reach.NOTHING, 2: Reach.PORTAL, 4: Reach.INTERNET}  # NMConnectivityState
+
 # Signals whose changed properties matter to us. Bitrate, strength and scan times change all the time.
 TELLING = {
+    DEVICE: frozenset({"Metered", "Ip4Connectivity"}),
     WIRELESS: frozenset({"ActiveAccessPoint", "Mode"}),
     ACCESS_POINT: frozenset({"Ssid", "HwAddress", "Flags", "WpaFlags", "RsnFlags"}),
 }
@@ -62,6 +67,7 @@ MATCHES = (
     f"{_SIGNAL},interface='{NAME}',member='DeviceRemoved'",
     f"{_SIGNAL},interface='{DEVICE}',member='StateChanged'",
     f"{_SIGNAL},interface='{PROPERTIES}',member='PropertiesChanged',arg0='{WIRELESS}'",
+    f"{_SIGNAL},interface='{PROPERTIES}',member='PropertiesChanged',arg0='{DEVICE}'",
 )
 
 PATIENCE = 0.25  # seconds
@@ -271,8 +277,10 @@ class _Session:
                     return None
                 self._follow(device, str(point))
                 # One connection, one order: the association is read again after the properties, in one round trip.
-                reply, *after = await asyncio.gather(
+                reply, metered, connectivity, *after = await asyncio.gather(
                     self._call(owner, str(point), PROPERTIES, "GetAll", "s", ACCESS_POINT),
+                    self._hint(owner, device, "Metered"),
+                    self._hint(owner, device, "Ip4Connectivity"),
                     *self._association(owner, device),
                 )
             except _Refused:  # the device or the access point has gone: look again
@@ -280,6 +288,9 @@ class _Session:
             if after != before:
                 continue
             network = parse_access_point({name: variant.value for name, variant in reply[0].items()})
+            network = replace(
+                network, metered=METERED.get(metered or 0), connectivity=CONNECTIVITY.get(connectivity or 0)
+            )
             return (str(ifname), network) if network.bssid and device not in self._left else None
         return None
 
@@ -305,6 +316,14 @@ class _Session:
             except _Refused:  # the device has gone, or was about to: a signal follows
                 uncertain = True
         return None if uncertain or self._owner != owner else False
+
+    async def _hint(self, owner: str, device: str, name: str) -> int | None:
+        """A number that an older NetworkManager does not have; nothing depends on it."""
+        try:
+            value = await self._get(owner, device, DEVICE, name)
+        except _Refused:
+            return None
+        return value if isinstance(value, int) else None
 
     def _association(self, owner: str, device: str) -> Iterable[Awaitable[object]]:
         yield self._get(owner, device, DEVICE, "State")

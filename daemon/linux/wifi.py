@@ -55,7 +55,8 @@ class LinuxWifi:
         answers = await asyncio.gather(*(self._read(source) for source in self._sources))
         found: dict[str, WifiNetwork | None] = {}
         for answer in reversed(answers):
-            found.update(answer)
+            for ifname, network in answer.items():
+                found[ifname] = _with_hints(network, found.get(ifname))
         networks = {ifname: network for ifname, network in found.items() if network is not None}
         await self._judge_sign_in(networks)
         return networks
@@ -99,6 +100,17 @@ class LinuxWifi:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
+
+
+def _with_hints(network: WifiNetwork | None, other: WifiNetwork | None) -> WifiNetwork | None:
+    """The first source's word, with what only another one can know of the same network."""
+    if network is None or other is None or network.ssid != other.ssid:
+        return network
+    return replace(
+        network,
+        metered=other.metered if network.metered is None else network.metered,
+        connectivity=network.connectivity or other.connectivity,
+    )
 
 
 async def _watch(source: Source, changed: asyncio.Event) -> None:

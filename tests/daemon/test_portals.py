@@ -132,6 +132,25 @@ def test_an_announced_portal_is_looked_at_at_once(tmp_path: Path, monkeypatch: p
     run(tmp_path, check, SLOW)
 
 
+def test_a_portal_that_networkmanager_met_is_looked_at_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its word alone changes nothing: the look does."""
+    monkeypatch.setattr(portals, "PATIENCE_S", 1000.0)
+
+    async def check(here: Running) -> None:
+        here.fake.answers = False
+        here.fake.internet["wlan0"] = PORTAL
+        await here.at_the_cafe()
+        await here.until(Phase.CONNECTING)
+        await asyncio.sleep(0.05)
+        assert looks(here) == 0
+        here.fake.wifi = {"wlan0": replace(CAFE, connectivity=Reach.PORTAL)}
+        await here.hint("wifi")
+        await here.until(Phase.PORTAL)
+        assert looks(here) > 0
+
+    run(tmp_path, check, SLOW)
+
+
 def test_a_failed_attempt_is_a_reason_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portals, "PATIENCE_S", 1000.0)
 

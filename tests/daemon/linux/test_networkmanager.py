@@ -8,6 +8,7 @@ import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from lab.air import AccessPoint, Air
 from lab.bus import SOCKET, BusClient, start_bus
 from lab.hosts import Host
 from lab.networkmanager_stand_in import MANAGER, NAME, POINT, WIFI, WIRELESS, NetworkManagerStandIn
-from policies.facts import Security, WifiNetwork, WifiSource
+from policies.facts import Reach, Security, WifiNetwork, WifiSource
 
 PRIVACY = Flag.PRIVACY
 CCMP, TKIP = Sec.PAIR_CCMP | Sec.GROUP_CCMP, Sec.PAIR_TKIP | Sec.GROUP_TKIP
@@ -463,6 +464,35 @@ def test_roaming_to_another_access_point(host: Host, stand_in: NetworkManagerSta
                 await watched.until(UPSTAIRS)
                 await aside(stand_in.associated, HOME)
                 await watched.until(AT_HOME)
+
+    run(work)
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    ("metered", "connectivity", "told"),
+    [
+        (0, 0, (None, None)), (1, 4, (True, Reach.INTERNET)), (2, 2, (False, Reach.PORTAL)),
+        (3, 1, (True, Reach.NOTHING)), (4, 3, (False, None)), (77, 99, (None, None)),
+    ],
+)  # fmt: skip
+def test_what_it_knows_beside_the_network(
+    host: Host,
+    stand_in: NetworkManagerStandIn,
+    metered: int,
+    connectivity: int,
+    told: tuple[bool | None, Reach | None],
+) -> None:
+    """N2: metered and connectivity, as they become known; numbers of a newer NetworkManager say nothing."""
+    stand_in.associating()
+    stand_in.associated(HOME)
+    at_home = AT_HOME["wlan0"]
+
+    async def work() -> None:
+        async with watching(host) as watched:
+            await watched.until(AT_HOME)
+            await aside(lambda: stand_in.found_out(metered=metered, connectivity=connectivity))
+            await watched.until({"wlan0": replace(at_home, metered=told[0], connectivity=told[1])})
 
     run(work)
 

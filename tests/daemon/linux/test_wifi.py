@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from daemon.linux import wifi
 from daemon.linux.wifi import LinuxWifi
-from policies.facts import Security, WifiNetwork, WifiSource
+from policies.facts import Reach, Security, WifiNetwork, WifiSource
 
 HOME = WifiNetwork(b"home", b"\x02\0\0\0\0\x0a", Security.WPA2, source=WifiSource.NL80211)
 CAFE = WifiNetwork(b"cafe", b"\x02\0\0\0\0\x0c", Security.OPEN, source=WifiSource.NETWORKMANAGER)
@@ -112,6 +112,19 @@ def test_what_the_first_source_calls_not_associated_is_not_taken_from_the_second
         assert await LinuxWifi((manager, kernel)).read() == {"wlan0": CAFE, "wlan1": CAFE}
         kernel.networks = {}
         assert await LinuxWifi((kernel, manager)).read() == {"wlan0": CAFE, "wlan1": CAFE}
+
+    run(work)
+
+
+def test_the_second_source_adds_what_only_it_can_know() -> None:
+    """N2: of the same network alone, and never a word about its security."""
+    hints = {"metered": True, "connectivity": Reach.PORTAL}
+
+    async def work() -> None:
+        manager = Source(wlan0=replace(HOME, security=Security.OPEN, source=WifiSource.NETWORKMANAGER, **hints))
+        assert await LinuxWifi((Source(wlan0=HOME), manager)).read() == {"wlan0": replace(HOME, **hints)}
+        manager.networks = {"wlan0": replace(CAFE, **hints)}
+        assert await LinuxWifi((Source(wlan0=HOME), manager)).read() == {"wlan0": HOME}
 
     run(work)
 
