@@ -15,7 +15,7 @@ import pytest
 from cli import portal_browser
 from tests.cli.running import Ended, daemon, popen, tunwarden
 from tests.ipc import varlink_place
-from tests.ipc.places import MEMBER, STRANGER, Who
+from tests.ipc.places import MEMBER, STRANGER, Who, place_of, public_folder
 
 pytestmark = pytest.mark.netns  # needs root: other users ask, and owners are set
 
@@ -190,17 +190,16 @@ print(Path(sys.argv[1]).read_text().strip())
 
 
 @pytest.mark.parametrize("uid", [0, 65534])
-def test_in_a_mount_namespace_of_its_own(uid: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_in_a_mount_namespace_of_its_own(uid: int) -> None:
     """Whoever may make one sees another file in its place, nobody else does; who may not goes on with the old one."""
-    folder = tmp_path_factory.mktemp("etc")
-    for each in (folder, folder.parent):
-        each.chmod(0o755)
-    (tmp_path_factory.getbasetemp()).chmod(0o755)
-    tmp_path_factory.getbasetemp().parent.chmod(0o755)
-    file = folder / "nsswitch.conf"
+    with public_folder() as folder:
+        _mount_namespace(uid, folder / "nsswitch.conf")
+
+
+def _mount_namespace(uid: int, file: Path) -> None:
     file.write_text("hosts: files resolve [!UNAVAIL=return] dns\n")
     file.chmod(0o644)
-    top = str(Path(portal_browser.__file__).parents[1])
+    top = str(place_of(STRANGER)[1])
     shown = subprocess.run(
         ["/usr/bin/python3", "-S", "-c", f"import sys; sys.path.insert(0, {top!r})\n{SHOWS}", str(file)],
         capture_output=True, text=True, check=True, user=uid, group=uid, extra_groups=[],
