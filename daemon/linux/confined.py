@@ -101,6 +101,9 @@ class Confined:
     async def __aexit__(
         self, kind: type[BaseException] | None, err: BaseException | None, where: TracebackType | None
     ) -> None:
+        # First: who still hears in another task, cancelled a moment ago, would have the event loop forget the number's
+        # next owner.
+        self._loop.remove_reader(self._channel)
         self._channel.close()
         await self._end()
 

@@ -7,6 +7,7 @@ decided, and tells what it found; `talker.service` goes on sending until the end
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import pytest
@@ -263,7 +264,7 @@ def test_people_can_log_in_while_it_is_closed(fresh: Machine) -> None:
         leased = fresh.run("udhcpc", "-i", "uplink", "-n", "-q", "-f", "-t", "20", "-T", "1", "-s", "/bin/true")
     finally:
         fresh.run("systemctl", "stop", "dhcp.service")
-    assert "lease of 203.0.113.5" in leased.stdout + leased.stderr
+    assert re.search(r"lease of 203\.0\.113\.(5\d|60) ", leased.stdout + leased.stderr)
     assert fresh.left_in_the_clear() == 0
 
 

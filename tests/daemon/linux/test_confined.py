@@ -248,6 +248,36 @@ def test_killed_it_is_told() -> None:
         asyncio.run(killed())
 
 
+def test_whoever_gets_its_descriptor_next_is_heard() -> None:
+    """One task hears, another ends it: asyncio's clean-up of the first comes when the number may be somebody else's."""
+
+    async def check() -> None:
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        child = await Confined(CHILD, [], b"pid").__aenter__()
+        async for _ in child.told():
+            break
+        hearing = asyncio.create_task(child.hear())
+        await asyncio.sleep(0.05)
+        number = child._channel.fileno()
+        hearing.cancel()
+        ending = child.__aexit__(None, None, None).__await__()
+        next(ending)  # to its first wait: the channel is closed
+        mine, other = socket.socketpair()
+        with mine, other:
+            next_owner = mine if mine.fileno() == number else other
+            assert next_owner.fileno() == number
+            loop.add_reader(number, heard.set)
+            await asyncio.wait([hearing])
+            (other if next_owner is mine else mine).send(b"x")
+            await asyncio.wait_for(heard.wait(), 5)
+            loop.remove_reader(number)
+        ending.close()
+        await child._end()
+
+    asyncio.run(check())
+    assert children() == []
+
+
 def test_it_ends_with_us() -> None:
     """Even when we are killed without a warning."""
     program = f"""
