@@ -124,13 +124,7 @@ class Reading:
 
 def same_association(before: Link | None, now: Link) -> bool:
     """Whether nothing can have been joined in between."""
-    return (
-        before is not None
-        and before.is_uplink
-        and before.kind is now.kind
-        and before.ifindex == now.ifindex
-        and before.carrier_changes == now.carrier_changes
-    )
+    return before is not None and before.is_uplink and before.kind is now.kind and before.association == now.association
 
 
 def _ways(links: tuple[Link, ...]) -> set[tuple[object, ...]]:
