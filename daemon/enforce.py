@@ -43,7 +43,7 @@ class Enforcer:
         """
         another, self.enforced = policy != self.enforced, None
         layers = [(Cause.FIREWALL_FAILED, self._firewall.set), (Cause.ROUTES_FAILED, self._routes.set)]
-        narrows = policy.tunnel is None and policy.cleared <= self._open
+        narrows = policy.tunnel is None and policy.cleared <= self._open and not policy.tree
         if not narrows:
             layers.reverse()
         failures: list[tuple[Cause, HostError]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -117,6 +118,50 @@ def test_n12_it_opens_after_the_tree_stands_and_closes_before_it_goes(tmp_path: 
         await ended(place)
         after = [what for what, _ in place.fake.asked[closing:]]
         assert after.index("firewall") < after.index("no tree")
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("layer", ["firewall", "routes"])
+def test_n12_a_layer_that_refuses_to_open_leaves_both_closed(tmp_path: Path, layer: str) -> None:
+    async def check(place: Place) -> None:
+        place.fake.refuses = {layer}
+        told = place.log_in()
+        with contextlib.suppress(ServiceError):
+            await next_of(told)
+        opened = {name: policy.tree for name, policy in place.fake.kernel.items() if policy and policy.tree}
+        assert opened == {}, "neither layer is wider than it was"
+        assert not place.fake.leaks
+        await told.aclose()
+        place.fake.refuses = set()
+        await ended(place)
+        assert "no tree" in place.fake.order("no tree")
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("layer", ["firewall", "routes"])
+def test_n12_a_layer_that_refuses_to_close_ends_the_tree_all_the_same(tmp_path: Path, layer: str) -> None:
+    """Nobody bears the mark any more, and the other layer closes at once."""
+
+    async def check(place: Place) -> None:
+        told = place.log_in()
+        assert (await next_of(told)).state == "begun"
+        closing = len(place.fake.asked)
+        place.fake.refuses = {layer}
+        await told.aclose()
+        async with asyncio.timeout(10):
+            while place.loop.logins._became is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert "no tree" in [what for what, _ in place.fake.asked[closing:]]
+        assert not place.fake.leaks
+        (other,) = {"firewall", "routes"} - {layer}
+        policy = place.fake.kernel[other]
+        assert policy is not None and policy.tree == frozenset()
+        place.fake.refuses = set()
+        async with asyncio.timeout(10):
+            while any(each is None or each.tree for each in place.fake.kernel.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
     run(tmp_path, check)
 
