@@ -61,7 +61,9 @@ class Injector:
             self.count -= 1
             raise
         print(f"change {number}: {what}", flush=True)
-        if (number, "after") == self.deadly:
+        # Or later: where two ran at a time, the one that had that number may have failed and been none.
+        deadly, moment = self.deadly
+        if moment == "after" and 0 < deadly <= number:
             self._die(number, what)
 
     def _die(self, number: int, what: str) -> None:

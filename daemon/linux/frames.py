@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import socket
 import struct
+import threading
 from collections.abc import AsyncGenerator, Iterable
 from ipaddress import IPv4Address
 
@@ -78,7 +79,8 @@ class LinkFrames:
     def close(self) -> None:
         for timer in self._timers:
             timer.cancel()
-        self._socket.close()
+        # The kernel waits until no processor is using the socket, some 10 to 20 ms: not in the loop's time.
+        threading.Thread(target=self._socket.close, name="close").start()
 
     def _understood(self, who: str, said: bytes) -> Finding | None:
         kind, _, rest = said.partition(b" ")
