@@ -2,11 +2,17 @@
 
 import os
 import sys
+from types import ModuleType
 
 # All this before the first import that looks at it.
 
 # pydantic would search every installed distribution for plugins to load into a root process.
 os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+if "pydantic" not in sys.modules:
+    # The searcher itself is importlib.metadata, with zipfile, email and tempfile: 1 MiB to find nothing.
+    _loader = ModuleType("pydantic.plugin._loader")
+    _loader.get_plugins = tuple  # type: ignore[attr-defined]
+    sys.modules[_loader.__name__] = _loader
 
 
 def _absent(*names: str) -> None:
@@ -25,3 +31,19 @@ _absent(
 )
 if {"_md5", "_sha1", "_sha3", "_blake2"} <= set(sys.builtin_module_names):
     _absent("_hashlib")  # OpenSSL again. Without it, hashlib takes the interpreter's own functions, where it has them
+
+
+def _import_structlog() -> None:
+    """It wants one name of `pickle`, which nobody here uses: 0.5 MiB."""
+    if "pickle" in sys.modules:
+        return
+    stand_in = ModuleType("pickle")
+    stand_in.PicklingError = TypeError  # type: ignore[attr-defined]
+    sys.modules["pickle"] = stand_in
+    try:
+        import structlog  # noqa: F401, PLC0415
+    finally:
+        del sys.modules["pickle"]
+
+
+_import_structlog()

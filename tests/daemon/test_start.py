@@ -18,6 +18,7 @@ def test_what_is_not_imported() -> None:
     loaded = set(run(WHOLE + "print(*sorted(name for name, module in sys.modules.items() if module))").split())
     assert loaded.isdisjoint(
         {"_ssl", "ssl", "_hashlib", "unittest", "argparse", "http.client", "rich", "twisted", "pyroute2.ndb.main"}
+        | {"importlib.metadata", "pickle"}
     )
     assert {"asyncio", "pydantic", "pyroute2.iproute.linux", "dbus_fast.aio"} <= loaded
 
@@ -33,4 +34,6 @@ def test_what_was_imported_before_is_left_alone() -> None:
 
 
 def test_no_empty_stand_in_outlives_the_import() -> None:
-    assert run(WHOLE + "from unittest import mock; import argparse; print(mock.Mock().__class__.__name__)") == "Mock\n"
+    assert run(
+        WHOLE + "from unittest import mock; import argparse, pickle; print(pickle.loads(pickle.dumps(mock.__name__)))"
+    ) == ("unittest.mock\n")
