@@ -41,7 +41,7 @@ def _import_structlog() -> None:
     stand_in.PicklingError = TypeError  # type: ignore[attr-defined]
     sys.modules["pickle"] = stand_in
     try:
-        import structlog  # noqa: F401, PLC0415
+        import structlog  # noqa: F401
     finally:
         del sys.modules["pickle"]
 

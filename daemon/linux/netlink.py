@@ -65,8 +65,13 @@ def _empty(name: str, **content: object) -> ModuleType:
 _stub_package()
 
 # `unittest.mock` serves one attribute of a class that is not used here, and takes argparse and 6 ms along;
-# `ssl` for asking a server as a network probe, and takes OpenSSL and 4 MiB along.
-with _without(unittest=_empty("unittest", mock=_empty("unittest.mock", Mock=object)), ssl=_empty("ssl")):
+# `ssl` for asking a server as a network probe, and takes OpenSSL and 4 MiB along; `multiprocessing` for namespaces, and
+# takes pickle and 1 MiB along.
+with _without(
+    unittest=_empty("unittest", mock=_empty("unittest.mock", Mock=object)),
+    ssl=_empty("ssl"),
+    multiprocessing=_empty("multiprocessing", Pipe=None, Queue=None, Process=object, shared_memory=None),
+):
     from pyroute2.iproute.linux import AsyncIPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
