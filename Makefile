@@ -3,7 +3,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-radio lint install uninstall bench clean
+.PHONY: run test test-radio lint install uninstall bench portal clean
 
 run: $(VENV)/.ready  ## the main job in the network laboratory, told live; RADIO=1: on the air, in a virtual machine
 	@lab/install-missing
@@ -27,11 +27,11 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready  ## alone, on an idle machine
 	@for file in bench/bench_*.py; do $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
-install:  ## the daemon on this machine, as a systemd service
-	@systemd/install
+install:  ## the daemon on this machine, as a service of systemd or launchd
+	@if [ "$$(uname)" = Darwin ]; then $(PYTHON) -I launchd/install.py; else systemd/install; fi
 
 uninstall:  ## takes it away again; the machine is open afterwards
-	@systemd/uninstall
+	@if [ "$$(uname)" = Darwin ]; then $(PYTHON) -I launchd/uninstall.py; else systemd/uninstall; fi
 
 $(VENV)/.ready: requirements-dev.lock pyproject.toml lab/install-missing
 	@lab/install-missing
@@ -40,6 +40,14 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml lab/install-missing
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+.venv-portal/.ready: requirements-portal.lock
+	@$(PYTHON) -m venv --clear .venv-portal
+	@.venv-portal/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-portal.lock
+	@touch $@
+
+portal: .venv-portal/.ready  ## the web service with an embedded database, demo data and a mail box, on 127.0.0.1:8000
+	@portal/deploy/development .venv-portal/bin/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

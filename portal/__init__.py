@@ -1,0 +1,1 @@
+"""The account portal: a web service that anyone can host. README.md tells its decisions."""

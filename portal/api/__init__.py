@@ -1,0 +1,1 @@
+"""The versioned HTTP interface for applications."""

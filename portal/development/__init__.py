@@ -1,0 +1,1 @@
+"""Only for development: the mail box page and the demo data. Never installed in production."""

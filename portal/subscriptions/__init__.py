@@ -1,0 +1,1 @@
+"""Subscriptions: products, plans, activation codes, terms, seats and sharing."""
