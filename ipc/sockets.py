@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from ipc.access import NOBODY, Caller, Transport
 
+log = logging.getLogger("tunwarden.ipc")
+
 SO_PEERGROUPS, SO_PEERPIDFD = 59, 77  # asm-generic/socket.h; not in Python's socket module
 UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -28,7 +31,8 @@ class SocketError(Exception):
 def listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     """A listening socket at `path`, owned by root and `gid` (None: root), reachable with `mode` and never before.
 
-    A stale socket is replaced; one that answers belongs to a running daemon, and SocketError says so.
+    A stale socket is replaced; one that answers belongs to a running daemon, and SocketError says so. Who may not give
+    it to `gid` (in the service, systemd's socket unit does that) leaves it to root alone.
     """
     with _locked(path.parent):
         _clear(path)
@@ -40,13 +44,53 @@ def listen(path: Path, mode: int, gid: int | None) -> socket.socket:
                 sock.bind(str(path))
             finally:
                 os.umask(before)
-            os.chown(path, os.geteuid(), -1 if gid is None else gid, follow_symlinks=False)
+            if gid is not None:
+                try:
+                    os.chown(path, -1, gid, follow_symlinks=False)
+                except PermissionError:
+                    log.warning("%s stays root's alone: only tunwarden.socket may give it to a group", path)
             path.chmod(mode)
             sock.listen(64)
         except BaseException:
             sock.close()
             raise
     return sock
+
+
+def adopt(given: socket.socket, path: Path, mode: int) -> socket.socket:
+    """The socket at `path` at which the service manager has listened for us: a copy, for `given` is for the next try.
+
+    Raises SocketError when it is not what `listen` could have made: a Unix stream socket that root listens at, its file
+    root's and open to nobody beyond `mode`, in a folder that only root may write.
+    """
+    with _locked(path.parent):
+        if why := _unfit(given, path, mode):
+            raise SocketError(
+                f"The service manager gave a socket for {path} {why}. Look for a changed socket unit (systemctl cat "
+                "tunwarden.socket tunwarden-read.socket), then: systemctl restart tunwarden"
+            )
+        return given.dup()
+
+
+def _unfit(given: socket.socket, path: Path, mode: int) -> str:
+    """Why a socket cannot be ours; "" when it can."""
+    if given.family != socket.AF_UNIX or given.type != socket.SOCK_STREAM:
+        return "that is no Unix stream socket"
+    if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or given.getsockname() != str(path):
+        return "that does not listen there"
+    if sys.platform == "linux":  # of a listening socket these are the credentials of whoever made it listen
+        _, uid, _ = UCRED.unpack(given.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+        if uid not in (0, os.geteuid()):
+            return f"that user {uid} has made"
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return "whose file is gone"
+    if not stat.S_ISSOCK(about.st_mode) or about.st_uid not in (0, os.geteuid()):
+        return "whose file is another one by now"
+    if wider := stat.S_IMODE(about.st_mode) & ~mode:
+        return f"that is too open by mode {wider:04o}"
+    return ""
 
 
 def remove(path: Path, inode: int) -> None:

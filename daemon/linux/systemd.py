@@ -1,9 +1,32 @@
-"""Telling systemd how we are: sd_notify(3), sd_watchdog_enabled(3), in the few lines that it takes."""
+"""Talking with systemd: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), in the few lines that it takes."""
 
 from __future__ import annotations
 
 import os
 import socket
+
+FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+
+
+def listeners() -> dict[str, socket.socket]:
+    """The sockets at which systemd listens for us, by FileDescriptorName=; none that are meant for another process.
+
+    Takes them out of the environment. Of two with one name, the first counts.
+    """
+    ours, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if ours != str(os.getpid()) or not (count.isdecimal() and count.isascii()):
+        return {}
+    found: dict[str, socket.socket] = {}
+    for name, descriptor in zip(names, range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)), strict=False):
+        try:
+            os.set_inheritable(descriptor, False)  # no child can answer in our name
+            sock = socket.socket(fileno=descriptor)
+        except OSError:
+            continue
+        if found.setdefault(name, sock) is not sock:
+            sock.close()
+    return found
 
 
 class Notifier:

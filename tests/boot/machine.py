@@ -90,7 +90,7 @@ class Machine:
 
     def __init__(self, box: Container) -> None:
         self.box, self.run = box, box.run
-        self.installed_output = ""
+        self.installed_output = ""  # of the first time
         self.settings = ""
 
     def prepare(self) -> None:
@@ -102,10 +102,11 @@ class Machine:
 
     def install(self) -> str:
         """`make install` as an administrator runs it; what it printed."""
-        self.installed_output = self.run("make", "-C", PROJECT, "install", env=OFFLINE, timeout=120).stdout
+        done = self.run("make", "-C", PROJECT, "install", env=OFFLINE, timeout=300)
         self.run("usermod", "--append", "--groups", "tunwarden", "alice")
         self.settings = self.box.read("/etc/tunwarden/tunwarden.toml")
-        return self.installed_output
+        self.installed_output = self.installed_output or done.stdout + done.stderr
+        return done.stdout
 
     def reboot(self, network: bool = True) -> None:
         """`network` False: a unit of this machine makes it."""

@@ -103,7 +103,7 @@ def at(machine: Machine, unit: str, event: str) -> int:
 
 def without_its_daemon(machine: Machine) -> None:
     """The next boot has no daemon: nothing but the early unit can block."""
-    machine.run("systemctl", "--quiet", "disable", UNIT)
+    machine.run("systemctl", "--quiet", "disable", UNIT)  # and its sockets with it, so that no question starts it
 
 
 # --- boot -------------------------------------------------------------------------------------------------------------
