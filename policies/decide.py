@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import assert_never
 
 from policies.classify import Classification, Verdict, classify, reasons
-from policies.facts import Endpoint, Evidence, Facts, Link, LinkKind, ProfileFacts, Reach, WifiNetwork
+from policies.facts import Address, Endpoint, Evidence, Facts, Link, LinkKind, Picked, ProfileFacts, Reach, WifiNetwork
 from policies.settings import Settings, WifiAction
 from policies.states import Cause, Target
 
@@ -63,6 +63,7 @@ class Intent:
     lockdown: bool = False
     profile: str | None = None  # the users' choice
     answers: tuple[Answer, ...] = ()  # by network; only what people answered outlives a restart
+    servers: tuple[tuple[str, str], ...] = ()  # profiles, and the users' choice among the servers of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,19 @@ class Decision:
     login: frozenset[str]  # uplinks over which marked packets may look for a captive portal, and log in to it
     tree: frozenset[str] = frozenset()  # uplinks over which people log in now, in one marked process tree
     tree_dns: int = 0  # port of the loopback where DNS of that process tree is answered
+    beside: frozenset[str] = frozenset()  # uplinks over which what is excluded may leave beside the tunnel
+    never: bool = False  # there are programs that are excluded
+    never_dns: int = 0  # port of the loopback where their DNS is answered
+    subnets: tuple[IPv4Network | IPv6Network, ...] = ()  # networks that are excluded
+    only: bool = False  # there are programs that use nothing but the tunnel
     closed: Cause | None = None  # stay closed whatever is wanted, and why
+    leads_to: frozenset[Endpoint] = frozenset()  # those of the profile's servers that a network has a way to
+    resolvers: tuple[Address, ...] = ()  # the user's own, to be asked through the tunnel; none: the profile's
+    metered: bool = False  # there is an allowance of traffic through the tunnel
     set_up: bool = True  # False: no profile was ever imported, so automation has nothing to connect to
+    choice: str | None = None  # among the servers of the profile's list; None: it has no list
+    probed: tuple[Endpoint, ...] = ()  # servers that marked handshakes may ask now how fast they answer
+    choosing: bool = False  # which server is to be used is not known before that
 
     @property
     def online(self) -> bool:
@@ -132,7 +144,12 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         manual = None  # another network. While there is none, or it is not identified, it may be the same one again
     chosen = manual.choice if manual and manual.network in (network, ANYWHERE) else None
     profile, named = _profile(judged, facts, settings, intent)
+    choice = _choice(judged, profile, settings, intent)
+    picked = facts.picked if profile and (profile.name, choice) == _key(facts.picked) else None
+    if profile and choice is not None:
+        profile = _with_servers(profile, picked)
     set_up = bool(facts.profiles) or facts.profiles_damaged or named
+    lockdown = _locked(settings.protection.lockdown, intent.lockdown)
     closed = Cause.SETTINGS_BROKEN if facts.settings_broken else Cause.STORE_BROKEN if facts.store_broken else None
     askable = set_up and closed is None
     offline = frozenset(link.ifname for link in facts.uplinks if _reach(link, facts) is Reach.NOTHING)
@@ -155,19 +172,30 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         usable=_usable(facts, held),
         profile=profile,
         kill_switch=_locked(settings.protection.kill_switch, intent.kill_switch),
-        lockdown=_locked(settings.protection.lockdown, intent.lockdown),
+        lockdown=lockdown,
         lan=_lan(judgements, settings) - held,
         lan_subnets=settings.protection.lan_subnets,
         inside=_inside(facts),
         routable=bool(ways),
+        leads_to=_reached(facts, profile),
         portal=_portal(ways - held, facts),
         offline=offline,
         beacons=() if closed else _beacons(judgements, facts),
         login=frozenset() if closed else (facts.probing | facts.login) & {each.ifname for each in judged} - pending,
         tree=frozenset() if closed else facts.login & {each.ifname for each in judged} - pending,
         tree_dns=facts.login_dns,
+        beside=frozenset() if closed or lockdown else frozenset(each.ifname for each in judged) - held,
+        never=facts.never,
+        never_dns=facts.never_dns,
+        subnets=settings.split.subnets,
+        only=facts.only,
         closed=closed,
+        resolvers=_resolvers(judgements, settings),
+        metered=settings.allowance.limit is not None,
         set_up=set_up,
+        choice=choice,
+        probed=picked.probing if picked and picked.unmeasured else (),
+        choosing=picked is not None and picked.unmeasured,
     )
 
 
@@ -326,6 +354,38 @@ def _profile(
     return (only[0] if len(only) == 1 and not facts.profiles_damaged else None), False
 
 
+def _choice(
+    judgements: tuple[Judgement, ...], profile: ProfileFacts | None, settings: Settings, intent: Intent
+) -> str | None:
+    """Which servers of the profile's list are meant: by the saved network, else by the users, else by the settings."""
+    if profile is None or not profile.listed:
+        return None
+    return server_here(judgements) or dict(intent.servers).get(profile.name) or settings.tunnel.server or ""
+
+
+def server_here(judgements: tuple[Judgement, ...]) -> str | None:
+    """What the saved network that we are on says of the server, if it says something."""
+    found = [each.classification.known for each in judgements if each.classification]
+    return next((each.server for each in found if each and each.server), None)
+
+
+def _key(picked: Picked | None) -> tuple[str, str] | None:
+    return (picked.profile, picked.choice) if picked else None
+
+
+def _with_servers(profile: ProfileFacts, picked: Picked | None) -> ProfileFacts:
+    """The profile with the chosen servers; with none while nobody has looked, or where none fits."""
+    if picked is None:
+        return replace(profile, endpoints=(), one_at_a_time=True)
+    return replace(
+        profile,
+        endpoints=picked.endpoints,
+        names=picked.names,
+        addresses=tuple(dict.fromkeys((*profile.addresses, *picked.addresses))),
+        one_at_a_time=True,
+    )
+
+
 def _locked(by_administrator: bool | None, by_user: bool) -> bool:
     return by_user if by_administrator is None else by_administrator
 
@@ -341,6 +401,13 @@ def _allows_lan(judgement: Judgement, settings: Settings) -> bool:
     if own and found and found.verdict is not Verdict.KNOWN:
         own = None  # it can only tighten
     return settings.protection.allow_lan if own is None else own
+
+
+def _resolvers(judgements: tuple[Judgement, ...], settings: Settings) -> tuple[Address, ...]:
+    """Those of the first saved network that has some, else those for everywhere."""
+    found = [each.classification for each in judgements if each.classification]
+    known = [each.known for each in found if each.verdict is Verdict.KNOWN and each.known]
+    return next((each.resolvers for each in known if each.resolvers), settings.dns.resolvers)
 
 
 def _inside(facts: Facts) -> tuple[tuple[str, IPv4Network | IPv6Network], ...]:
@@ -361,6 +428,11 @@ def _ways(facts: Facts, profile: ProfileFacts | None) -> frozenset[str]:
     """
     servers = profile.endpoints if profile else ()
     return frozenset(link.ifname for link in facts.uplinks for server in servers if _leads_to(link, server))
+
+
+def _reached(facts: Facts, profile: ProfileFacts | None) -> frozenset[Endpoint]:
+    servers = profile.endpoints if profile else ()
+    return frozenset(server for server in servers if any(_leads_to(link, server) for link in facts.uplinks))
 
 
 def _leads_to(link: Link, server: Endpoint) -> bool:

@@ -168,6 +168,28 @@ class ProfileFacts:
     endpoints: tuple[Endpoint, ...]
     addresses: tuple[Interface, ...]
     resolvers: tuple[Address, ...]
+    one_at_a_time: bool = False  # the endpoints are servers of which one is tried, then the next
+    listed: bool = False  # its servers are those of a list, of which the endpoints are the chosen ones
+    names: tuple[str, ...] = ()  # of the list's servers, by endpoint
+
+    def servers(self, turn: int) -> tuple[Endpoint, ...]:
+        """Whom the attempt of this turn talks to."""
+        if not self.one_at_a_time or not self.endpoints:
+            return self.endpoints
+        return (self.endpoints[turn % len(self.endpoints)],)
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Which servers of a profile's list a choice has come to, in the order in which they are tried."""
+
+    profile: str
+    choice: str  # see `servers.parse_choice`
+    endpoints: tuple[Endpoint, ...] = ()  # none: no server fits
+    names: tuple[str, ...] = ()  # of the servers, by endpoint
+    addresses: tuple[Interface, ...] = ()  # of this computer, in the tunnel of any of them
+    unmeasured: bool = False  # nobody knows yet which of them is the fastest
+    probing: tuple[Endpoint, ...] = ()  # those of them that are being measured now
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +207,12 @@ class Facts:
     probing: frozenset[str] = frozenset()  # ifnames: marked probes for a captive portal may leave
     login: frozenset[str] = frozenset()  # ifnames: people log in to a captive portal, in one marked process tree
     login_dns: int = 0  # port of the loopback where DNS of that process tree is answered
+    never: bool = False  # there is a group of programs that never use the tunnel: their sockets are marked
+    never_dns: int = 0  # port of the loopback where their DNS is answered; 0: nobody answers
+    only: bool = False  # there is a group of programs that use nothing but the tunnel
     profiles: Mapping[str, ProfileFacts] = field(default_factory=dict)
     profiles_damaged: bool = False  # there is a stored profile that cannot be read
+    picked: Picked | None = None  # the servers of one profile's list, as they were chosen last
     agents: int = 0  # programs of people who may answer a prompt, listening now
     settings_broken: bool = False  # no settings could be read at all: everything stays closed
     store_broken: bool = False  # the saved state was unreadable and has been set aside: everything stays closed

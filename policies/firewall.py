@@ -8,13 +8,17 @@ from typing import assert_never
 
 from policies.decide import Decision
 from policies.facts import Address, Endpoint, Tunnel
+from policies.split import apart
 from policies.states import Cause, Phase, State, Target
 
 MARK = 0x74756E77  # "tunw": packets that carry it are the VPN's own handshakes; also the id of our routing table
 # Packets of the process tree in which people log in to a captive portal, for as long as they do. A mark of its own, so
 # that a socket that outlives the login is nothing to any rule. With MARK, it would reach the VPN server (L3).
 LOGIN_MARK = MARK ^ 1
+# Packets of programs that never use the tunnel, and of those that use nothing else (docs/split.md).
+NEVER_MARK, ONLY_MARK = MARK ^ 2, MARK ^ 3
 TUNNEL_IFNAME = "tunwarden0"
+PROBE_IFNAME = "tunwarden-probe"  # while servers are measured; it carries nothing else. 15 characters are the most
 
 # What "the local network" means is constant: a hostile DHCP server must not widen it (TunnelCrack LocalNet, L8).
 LAN: tuple[IPv4Network | IPv6Network, ...] = tuple(
@@ -53,6 +57,13 @@ class FirewallPolicy:
     login: frozenset[str] = frozenset()  # links: packets with MARK may also go to LOGIN, replies to those come in
     tree: frozenset[str] = frozenset()  # links: packets with LOGIN_MARK may go to TREE_PORTS, replies to those come in
     tree_dns: int = 0  # port of the loopback that DNS with LOGIN_MARK is led to, and nobody else reaches
+    metered: bool = False  # what goes through the tunnel passes only while its allowance lasts
+    never: bool = False  # flows of packets with NEVER_MARK are told apart from others, wherever they may go
+    beside: frozenset[str] = frozenset()  # links: packets with NEVER_MARK leave freely, but for DNS; replies come in
+    beside_dns: int = 0  # port of the loopback that DNS with NEVER_MARK is led to, and nobody else reaches
+    subnets: tuple[IPv4Network | IPv6Network, ...] = ()  # reached over subnet_links beside the tunnel, but for DNS
+    subnet_links: frozenset[str] = frozenset()
+    only: bool = False  # packets with ONLY_MARK leave over the loopback and the tunnel alone, in every phase
     capture: bool = False  # routing layer: unmarked traffic sees only our table, which ends in `unreachable`
 
     @property
@@ -64,7 +75,46 @@ class FirewallPolicy:
 def firewall(state: State, decision: Decision) -> FirewallPolicy:
     """What may pass in a state. README.md has the table that this function is."""
     policy = _in_phase(state, decision)
-    return replace(policy, beacons=tuple(each for each in decision.beacons if each[0] not in policy.cleared))
+    if policy.capture and state.phase in BESIDE:
+        policy = _with_beside(policy, state, decision)
+    return replace(
+        policy,
+        beacons=tuple(each for each in decision.beacons if each[0] not in policy.cleared),
+        never=decision.never,
+        only=decision.only,
+    )
+
+
+# Where what is excluded goes on: an excluded connection lives from before the tunnel until after it.
+BESIDE = frozenset({Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING, Phase.BLOCKED, Phase.DISCONNECTING})
+
+
+def _with_beside(policy: FirewallPolicy, state: State, decision: Decision) -> FirewallPolicy:
+    subnets = excluded(state, decision)[0]
+    return replace(
+        policy,
+        beside=decision.beside if decision.never else frozenset(),
+        beside_dns=decision.never_dns if decision.never and decision.beside else 0,
+        subnets=subnets if decision.beside else (),
+        subnet_links=decision.beside if subnets else frozenset(),
+    )
+
+
+def without_beside(policy: FirewallPolicy) -> FirewallPolicy:
+    """The same, and nothing beside the tunnel."""
+    return replace(policy, beside=frozenset(), beside_dns=0, subnets=(), subnet_links=frozenset())
+
+
+def excluded(
+    state: State, decision: Decision
+) -> tuple[tuple[IPv4Network | IPv6Network, ...], tuple[IPv4Network | IPv6Network, ...]]:
+    """The administrator's excluded networks, and those of them that are not, for they belong to the tunnel."""
+    profile, tunnel = state.profile or decision.profile, state.tunnel
+    if profile is None:
+        return (), ()  # nobody knows what would belong to the tunnel
+    addresses = (*profile.addresses, *(tunnel.addresses if tunnel else ()))
+    resolvers = (*profile.resolvers, *(tunnel.resolvers if tunnel else ()), *decision.resolvers)
+    return apart(decision.subnets, addresses, resolvers)  # those of a tunnel that is not up yet, too
 
 
 def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
@@ -85,11 +135,10 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
                 capture=not _unswitched(state, decision),
             )
         case Phase.CONNECTING | Phase.RECONNECTING:
-            servers = state.profile.endpoints if state.profile else ()
             return FirewallPolicy(
                 state.phase,
                 cleared=_unswitched(state, decision),
-                servers=servers,
+                servers=state.servers,
                 guarded=guarded,
                 lan=decision.lan,
                 lan_subnets=decision.lan_subnets,
@@ -100,9 +149,10 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
         case Phase.CONNECTED:
             return FirewallPolicy(
                 Phase.CONNECTED,
-                servers=state.profile.endpoints if state.profile else (),
-                tunnel=state.tunnel,
-                guarded=guarded,
+                servers=state.servers,
+                tunnel=with_resolvers(state.tunnel, decision) if state.tunnel else None,
+                metered=decision.metered,
+                guarded=_guarded(state, guarded),
                 lan=decision.lan,
                 lan_subnets=decision.lan_subnets,
                 inside=decision.inside,
@@ -112,6 +162,7 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
             return FirewallPolicy(
                 state.phase,
                 cleared=_unswitched(state, decision),
+                servers=decision.probed if state.cause is Cause.CHOOSING_SERVER else (),
                 guarded=guarded,
                 lan=frozenset() if decision.closed else decision.lan,
                 lan_subnets=decision.lan_subnets,
@@ -121,6 +172,17 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
             )
         case _:
             assert_never(state.phase)
+
+
+def with_resolvers(tunnel: Tunnel, decision: Decision) -> Tunnel:
+    """The tunnel with the user's own resolvers, where there are any: they are asked through it, like its own."""
+    return replace(tunnel, resolvers=decision.resolvers) if decision.resolvers else tunnel
+
+
+def _guarded(state: State, configured: tuple[Address, ...]) -> tuple[Address, ...]:
+    """With those addresses that the server has given."""
+    given = tuple(address.ip for address in state.tunnel.addresses) if state.tunnel else ()
+    return tuple(dict.fromkeys((*configured, *given)))
 
 
 def at_boot(decision: Decision) -> FirewallPolicy | None:

@@ -15,15 +15,15 @@ from enum import Enum
 from typing import Any
 
 from policies import settings as layout
-from policies.settings import Choice, Duration, Fixed, Problem, Settings, SettingsError, Spec
+from policies.settings import Choice, Duration, Fixed, Problem, Settings, SettingsError, Size, Spec
 from policies.settings_words import SENTENCES
 
 VERSION = 1  # of the JSON in the store
 LONGEST = 4096  # bytes of a value
 # The users' choice of these is part of what they want of the daemon (`policies.decide.Intent`), and kept there.
 SWITCHES = ("protection.kill_switch", "protection.lockdown")
-# Whole tables have commands, and rules, of their own.
-_NOT_OWN = ("version", "links", "known")
+# Whole tables have commands, and rules, of their own; a path for root to write to is the administrator's alone (E7).
+_NOT_OWN = ("version", "links", "known", "traffic.prometheus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Key:
     """One key that users may set, named with its table."""
 
     name: str
-    kind: str  # boolean, choice, time, name or list
+    kind: str  # boolean, choice, time, size, name or list
     allowed: str  # in words
     text: str  # what it means: one sentence
     read: Spec
@@ -51,6 +51,8 @@ def _key(name: str, read: Spec) -> Key:
             kind, allowed = "choice", ", ".join(str(each.value) for each in read.members)
         case Duration():
             kind, allowed = "time", read.allowed.replace('"', "")
+        case Size():
+            kind, allowed = "size", read.allowed.replace('"', "")
         case list():
             kind, allowed = "list", "separated by commas; empty for none"
         case layout._boolean:
@@ -72,7 +74,7 @@ def value_of(key: Key, text: str) -> Any:
         written = {"true": True, "false": False}.get(text, text)
     elif key.kind == "list":
         # An address has no comma in it, but a URL may.
-        between = r"[,\s]+" if key.read == [layout._subnet] else r",?\s+"
+        between = r"[,\s]+" if key.read in ([layout._subnet], [layout._excluded], [layout._resolver]) else r",?\s+"
         written = [part for part in re.split(between, text.strip()) if part]
     found = layout._Findings()
     value = found.read(key.read, written, (key.name,))
@@ -94,6 +96,8 @@ def text_of(value: object) -> str:
             return str(value.value)
         case float():
             return _time(value)
+        case int():
+            return _size(value)
         case tuple() | list():
             return ", ".join(str(each) for each in value)
         case _:
@@ -106,6 +110,12 @@ def _time(seconds: float) -> str:
         if milliseconds and milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
     return f"{milliseconds}ms"
+
+
+def _size(count: int) -> str:
+    units = (unit for unit in ("TB", "GB", "MB", "kB") if count and count % layout._UNITS[unit] == 0)
+    unit = next(units, "B")
+    return f"{count // layout._UNITS[unit]}{unit}"
 
 
 def together(fixed: Fixed, own: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
@@ -170,7 +180,10 @@ def in_force(settings: Settings, name: str) -> str:
 def from_toml(text: str) -> dict[str, str]:
     """The users' values that a text in the layout of the settings file says. Raises SettingsError."""
     read = layout.parse_files([("text", text)])
-    for table, place in (("links", "the administrator's file"), ("known", "`tunwarden known import`")):
+    for table, place in (
+        ("links", "the administrator's file"), ("known", "`tunwarden known import`"),
+        ("traffic", "the administrator's file"),
+    ):  # fmt: skip
         if read.values.get(table):
             raise SettingsError([Problem("text", 1, table, f"[[{table}]] is not among what users set here", place)])
     return {name: text_of(_inside(read.values, name)) for name in KEYS if name in read.places}

@@ -1,4 +1,4 @@
-"""VPN profiles: the text of a WireGuard configuration -> typed fields, and the JSON the store keeps.
+"""VPN profiles: the text of a WireGuard configuration -> typed fields; what the store keeps. OpenVPN: openvpn.py.
 
 The types check themselves, so whatever renders a profile (for wireguard-go, for a resolver, as a file) can rely on
 fields that hold no newline and no directive. Errors and representations never show a key.
@@ -21,23 +21,31 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from policies.facts import Address, Endpoint, Interface, ProfileFacts
-from policies.wireguard_conf import Notice, ProfileError, Section, Value, read
+from policies.wireguard_conf import IGNORED, Notice, ProfileError, Section, Value, read
+
+if TYPE_CHECKING:  # what is OpenVPN's is loaded where there is such a profile: it takes memory
+    from policies.openvpn import OpenVPNProfile
 
 __all__ = [
     "Notice",
+    "Profile",
     "ProfileError",
     "WireGuardPeer",
     "WireGuardProfile",
     "facts",
     "from_json",
     "is_profile_name",
+    "only",
+    "parse",
     "parse_wireguard",
     "to_conf",
     "to_json",
+    "unresolved",
     "with_addresses",
+    "with_login",
 ]
 
 KEY_BYTES = 32
@@ -57,6 +65,13 @@ def is_profile_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def check_name(name: str) -> None:
+    """Raises ProfileError."""
+    if not is_profile_name(name):
+        remedy = "use 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first"
+        raise ProfileError(0, "name", "cannot name a profile", remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class WireGuardPeer:
     """The other end. A peer without endpoint (`host` empty, `port` 0) cannot be called. Raises ProfileError."""
@@ -73,9 +88,9 @@ class WireGuardPeer:
         _check_key("PublicKey", self.public_key)
         if self.preshared_key is not None:
             _check_key("PresharedKey", self.preshared_key)
-        if (self.host, self.port) != ("", 0) and not (_is_host(self.host) and _is_within(self.port, 1, 65535)):
+        if (self.host, self.port) != ("", 0) and not (is_host(self.host) and is_within(self.port, 1, 65535)):
             raise ProfileError(0, "Endpoint", "is not a host and a port", _ENDPOINT_REMEDY)
-        if not _is_within(self.keepalive, 0, 65535):
+        if not is_within(self.keepalive, 0, 65535):
             raise ProfileError(0, "PersistentKeepalive", "is out of range", "write off or 1 to 65535 seconds")
 
     @property
@@ -87,6 +102,7 @@ class WireGuardPeer:
 class WireGuardProfile:
     """A tunnel with its keys. Raises ProfileError where a field could not stand in a configuration."""
 
+    kind: ClassVar[str] = "wireguard"
     name: str
     private_key: bytes = field(repr=False)  # 32 bytes
     addresses: tuple[Interface, ...]
@@ -96,14 +112,26 @@ class WireGuardProfile:
     mtu: int | None = None
 
     def __post_init__(self) -> None:
-        if not is_profile_name(self.name):
-            remedy = "use 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first"
-            raise ProfileError(0, "name", "cannot name a profile", remedy)
+        check_name(self.name)
         _check_key("PrivateKey", self.private_key)
-        if not all(_is_domain(domain) for domain in self.search):
+        if not all(is_domain(domain) for domain in self.search):
             raise ProfileError(0, "DNS", "holds something that is no domain", "use addresses and domain names")
-        if self.mtu is not None and not _is_within(self.mtu, 576, 65535):
+        if self.mtu is not None and not is_within(self.mtu, 576, 65535):
             raise ProfileError(0, "MTU", "is out of range", "write 576 to 65535, or leave it out")
+
+
+Profile: TypeAlias = "WireGuardProfile | OpenVPNProfile"
+
+
+def parse(name: str, text: str) -> tuple[Profile, tuple[Notice, ...]]:
+    """The profile in `text`, whichever kind it is, and what was ignored or is worth knowing. Raises ProfileError."""
+    from policies.openvpn_conf import looks_like_openvpn
+
+    if not looks_like_openvpn(text):
+        return parse_wireguard(name, text)
+    from policies.openvpn_reader import parse as parse_openvpn
+
+    return parse_openvpn(name, text)
 
 
 # --- text -> profile --------------------------------------------------------------------------------------------------
@@ -142,17 +170,12 @@ def _required(section: Section, directive: str) -> Value:
 
 def _ignored(interface: Section) -> list[Notice]:
     notices = []
-    for directive, reason in (
-        ("ListenPort", "ignored: the port is chosen anew for each connection"),
-        ("FwMark", "ignored: tunwarden marks the tunnel's packets with its own mark"),
-        ("SaveConfig", "ignored: tunwarden never writes to a configuration"),
-        ("Table", "ignored: tunwarden sets the routes"),
-    ):
+    for directive, reason in IGNORED.items():
         if value := interface.one(directive):
             if directive == "Table" and value.text != "auto":
                 # "off" and a number mean that somebody else routes: to route all the same would not be what was asked.
                 _refuse(value, directive, "asks for other routes than tunwarden's", "remove the line")
-            notices.append(Notice(value.line, directive, reason))
+            notices.append(Notice(value.line, directive, f"ignored: {reason}"))
     return notices
 
 
@@ -184,7 +207,7 @@ def _addresses(interface: Section) -> tuple[Interface, ...]:
     addresses: dict[Interface, None] = {}
     for item in _items(interface, "Address"):
         address = _interface(item.text)
-        if address is None or not _is_usable(address.ip):
+        if address is None or not is_usable(address.ip):
             _refuse(item, "Address", "is not an address of this computer", "write it like 10.2.0.2/32 or fd00::2/128")
         addresses[address] = None
     if not addresses:
@@ -198,11 +221,11 @@ def _dns(interface: Section) -> tuple[tuple[Address, ...], tuple[str, ...]]:
     for item in _items(interface, "DNS"):
         # As wg-quick decides: digits and dots, or a colon, mean an address; all else is a search domain.
         if re.fullmatch(r"[0-9.]+|.*:.*", item.text):
-            address = _address(item.text)
-            if address is None or not _is_usable(address):
+            address = plain_address(item.text)
+            if address is None or not is_usable(address):
                 _refuse(item, "DNS", "is not a resolver that the tunnel could reach", "write an address like 10.2.0.1")
             resolvers[address] = None
-        elif _is_domain(item.text):
+        elif is_domain(item.text):
             search[item.text] = None
         else:
             _refuse(item, "DNS", "is neither an address nor a domain", "write addresses like 10.2.0.1 or domains")
@@ -213,7 +236,7 @@ def _mtu(interface: Section) -> int | None:
     value = interface.one("MTU")
     if value is None:
         return None
-    mtu = _number(value.text, 576, 65535)
+    mtu = number(value.text, 576, 65535)
     if mtu is None:
         _refuse(value, "MTU", "is out of range", "write 576 to 65535, or leave it out")
     if mtu < 1280 and any(":" in item.text for item in _items(interface, "Address")):
@@ -275,7 +298,7 @@ def _keepalive(section: Section) -> int:
     value = section.one("PersistentKeepalive")
     if value is None:
         return DEFAULT_KEEPALIVE
-    seconds = 0 if value.text.lower() == "off" else _number(value.text, 0, 65535)
+    seconds = 0 if value.text.lower() == "off" else number(value.text, 0, 65535)
     if seconds is None:
         _refuse(value, "PersistentKeepalive", "is out of range", "write off or 1 to 65535 seconds")
     return seconds
@@ -291,12 +314,12 @@ def _endpoint(section: Section, notices: list[Notice]) -> dict[str, Any]:
         notices.append(Notice(section.line, "Endpoint", reason))
         return {"host": "", "port": 0}
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]+)", value.text)
-    port = _number(match[3], 1, 65535) if match else None
+    port = number(match[3], 1, 65535) if match else None
     if match is None or port is None:
         _refuse(value, "Endpoint", "is not a host and a port", _ENDPOINT_REMEDY)
     host = match[1] or match[2]
-    address = _address(host)
-    if not _is_host(host) or (match[1] is not None) != isinstance(address, IPv6Address):
+    address = plain_address(host)
+    if not is_host(host) or (match[1] is not None) != isinstance(address, IPv6Address):
         _refuse(value, "Endpoint", "is not a host and a port", _ENDPOINT_REMEDY)
     return {"host": host, "port": port, "addresses": () if address is None else (address,)}
 
@@ -330,15 +353,15 @@ def _check_key(directive: str, key: bytes) -> None:
         raise ProfileError(0, directive, "is not a key", f"it needs {KEY_BYTES} bytes")
 
 
-def _is_within(number: int, low: int, high: int) -> bool:
+def is_within(number: int, low: int, high: int) -> bool:
     return type(number) is int and low <= number <= high  # JSON's true is no port
 
 
-def _number(text: str, low: int, high: int) -> int | None:
+def number(text: str, low: int, high: int) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high else None
 
 
-def _address(text: str) -> Address | None:
+def plain_address(text: str) -> Address | None:
     """An address without a zone."""
     try:
         return None if "%" in text else ip_address(text)
@@ -356,23 +379,23 @@ def _interface(text: str) -> Interface | None:
         return None
 
 
-def _is_usable(address: Address) -> bool:
+def is_usable(address: Address) -> bool:
     return not (address.is_unspecified or address.is_multicast or address.is_loopback or address == _BROADCAST)
 
 
 _BROADCAST = IPv4Address("255.255.255.255")
 
 
-def _is_domain(text: str) -> bool:
+def is_domain(text: str) -> bool:
     return len(text) <= 253 and _DOMAIN.fullmatch(text) is not None
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
     """An address that one can send to, or a name that no resolver takes for an address ("10.1" is 10.0.0.1 to some)."""
-    if (address := _address(text)) is not None:
+    if (address := plain_address(text)) is not None:
         return not (address.is_unspecified or address.is_multicast or address == _BROADCAST)
     last = text.rstrip(".").rpartition(".")[2].lower()
-    return _is_domain(text) and not re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last)
+    return is_domain(text) and not re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last)
 
 
 # --- profile -> text --------------------------------------------------------------------------------------------------
@@ -404,8 +427,12 @@ def _list(items: Iterable[object]) -> str:
     return ", ".join(str(item) for item in items)
 
 
-def to_json(profile: WireGuardProfile) -> str:
+def to_json(profile: Profile) -> str:
     """The profile as the store keeps it, keys included, on one line."""
+    if not isinstance(profile, WireGuardProfile):
+        from policies.openvpn import to_data
+
+        return json.dumps(to_data(profile))
     return json.dumps(
         {
             "kind": "wireguard",
@@ -431,7 +458,7 @@ def to_json(profile: WireGuardProfile) -> str:
     )
 
 
-def from_json(text: str) -> WireGuardProfile:
+def from_json(text: str) -> Profile:
     """What `to_json` wrote, and nothing else: a key more or a value in another form is refused. Raises ProfileError."""
     profile = None
     try:
@@ -446,7 +473,11 @@ def from_json(text: str) -> WireGuardProfile:
     return profile
 
 
-def _from_data(data: Any) -> WireGuardProfile:
+def _from_data(data: Any) -> Profile:
+    if data["kind"] == "openvpn":
+        from policies.openvpn import from_data
+
+        return from_data(data)
     return WireGuardProfile(
         name=data["name"],
         private_key=base64.b64decode(data["private_key"], validate=True),
@@ -469,19 +500,52 @@ def _from_data(data: Any) -> WireGuardProfile:
     )
 
 
-def facts(profile: WireGuardProfile) -> ProfileFacts:
+def facts(profile: Profile) -> ProfileFacts:
     """What decisions may know of the profile: never its keys."""
+    if not isinstance(profile, WireGuardProfile):
+        from policies.openvpn import facts as openvpn_facts
+
+        return openvpn_facts(profile)
     endpoints = tuple(endpoint for peer in profile.peers for endpoint in peer.endpoints)
     return ProfileFacts(profile.name, endpoints, profile.addresses, profile.resolvers)
 
 
-def with_addresses(profile: WireGuardProfile, resolved: Mapping[str, tuple[Address, ...]]) -> WireGuardProfile:
+def only(profile: Profile, servers: tuple[Endpoint, ...]) -> Profile:
+    """The profile for one attempt: where servers are tried one at a time, that one."""
+    if isinstance(profile, WireGuardProfile) or len(servers) != 1:
+        return profile
+    from policies.openvpn import only as openvpn_only
+
+    return openvpn_only(profile, servers[0])
+
+
+def with_login(profile: Profile, user: str, password: str) -> Profile:
+    """The profile with what its server asks for. Raises ProfileError."""
+    if isinstance(profile, WireGuardProfile):
+        raise ProfileError(0, profile.name, "is a WireGuard profile, which has keys only", "leave it so")
+    from policies.openvpn import with_login as openvpn_with_login
+
+    return openvpn_with_login(profile, user, password)
+
+
+def unresolved(profile: Profile) -> dict[str, int]:
+    """The names of servers that have no address yet, each with a port."""
+    if isinstance(profile, WireGuardProfile):
+        return {peer.host: peer.port for peer in profile.peers if peer.host and not peer.addresses}
+    return {remote.host: remote.port for remote in profile.remotes if not remote.addresses}
+
+
+def with_addresses(profile: Profile, resolved: Mapping[str, tuple[Address, ...]]) -> Profile:
     """The profile with what its endpoints' names resolved to; what `resolved` does not name stays as it is."""
+    if not isinstance(profile, WireGuardProfile):
+        from policies.openvpn import with_addresses as openvpn_with_addresses
+
+        return openvpn_with_addresses(profile, resolved)
     return replace(
         profile,
         peers=tuple(
             replace(peer, addresses=tuple(resolved[peer.host]))
-            if peer.host in resolved and _address(peer.host) is None
+            if peer.host in resolved and plain_address(peer.host) is None
             else peer
             for peer in profile.peers
         ),

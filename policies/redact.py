@@ -19,7 +19,12 @@ KEY, SECRET = "<key>", "<secret>"
 MAC_BYTES = 6
 SHORTEST_NAME = 3  # characters of a name that is taken out wherever it stands; shorter ones only between quotes
 
-_PEM = re.compile(r"-----BEGIN [^-\n]{1,60}-----.*?(?:-----END [^-\n]{1,60}-----|\Z)", re.DOTALL)
+_PEM = re.compile(r"-----BEGIN [^\n]{1,60}?-----.*?(?:-----END [^\n]{1,60}?-----|\Z)", re.DOTALL)
+# OpenVPN: a block of two lines (those with keys hold PEM), and what its management socket is told.
+_BLOCK = re.compile(r"<auth-user-pass>.*?(?:</auth-user-pass>|\Z)", re.DOTALL)
+_ANSWER = re.compile(
+    r"""\b((?:username|password)\s+"[^"]*"\s+|auth-token(?:-user)?\s+)(?:"(?:[^"\\]|\\.)*"?|[^\s,'"]+)"""
+)
 # 32 bytes as WireGuard writes them, base64, and as its sockets do, hexadecimal; also with a stray character more.
 # Fingerprints of certificates are public.
 _KEY = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{42,}={1,2}|(?<![0-9A-Fa-f])(?<!sha256=)[0-9A-Fa-f]{64,}")
@@ -44,6 +49,8 @@ _ADDRESS = re.compile(
 def without_secrets(text: str) -> str:
     """The text with a stand-in for everything that looks like a key, a password or a token."""
     text = _PEM.sub(SECRET, text)
+    text = _BLOCK.sub(SECRET, text)
+    text = _ANSWER.sub(lambda found: f"{found[1]}{SECRET}", text)
     text = _BEARER.sub(SECRET, text)
     text = _NAMED.sub(lambda found: f"{found[1]}{found[2]}{SECRET}", text)
     text = _USERINFO.sub(lambda found: f"{found[1]}{SECRET}@", text)

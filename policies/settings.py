@@ -12,6 +12,7 @@ The file, with its defaults. Every table and key may be absent.
 
     [tunnel]
     default_profile = "home"         # absent: none
+    server = "fastest"               # of a profile with a list, where nobody chose: docs/servers.md; absent: the first
     connect_timeout = "15s"          # 1s to 5m
     retry_first = "1s"               # 100ms to 5m; the delay grows up to
     retry_longest = "30s"            # 1s to 1h, not below retry_first
@@ -43,6 +44,23 @@ The file, with its defaults. Every table and key may be absent.
     probes = ["http://connectivity-check.example/#the%20right%20answer"]  # up to 8; the list: docs/portals.md
     login_timeout = "10m"            # 30s to 1h, for `tunwarden portal-login`
 
+    [allowance]                      # of traffic through the tunnel, in both directions
+    limit = "200MB"                  # 1MB to 1000TB; kB, MB, GB, TB, or KiB, MiB, GiB, TiB; absent: unlimited
+    per = "day"                      # day, week or month, from local midnight
+    bonus = "100MB"                  # beside the limit
+    at_limit = "block"               # block, ask or disconnect; absent: block, but ask on secured and known networks
+
+    [traffic]
+    prometheus = "/var/lib/prometheus/node-exporter/tunwarden.prom" # absent: none; a folder that only root writes
+
+    [dns]                            # while connected
+    manager = "auto"                 # who is told: systemd-resolved, resolvconf, networkmanager, file, or auto
+    resolvers = ["192.0.2.53"]       # asked through the tunnel instead of the profile's, up to 3; absent: the profile's
+
+    [split]                          # beside the tunnel; docs/split.md
+    subnets = ["203.0.113.0/24"]     # networks that are reached beside it, up to 256; absent: none
+    names = "network"                # who resolves those of programs that are: network or tunnel
+
     [[links]]                        # the first rule whose name matches wins
     name = "wlan*"                   # * and ? match
     kind = "wifi"                    # wifi, wired, cellular or virtual, where the kernel cannot tell
@@ -53,7 +71,9 @@ The file, with its defaults. Every table and key may be absent.
     security = "wpa2"                # the weakest it may use and still be itself
     action = "ignore"                # also disconnect; absent: ignore
     profile = "office"               # absent: the default profile
+    server = "country:SE"            # of a profile with a list; absent: what users chose, or as in [tunnel]
     allow_lan = true                 # absent: as in [protection]
+    resolvers = ["192.0.2.54"]       # absent: as in [dns]
     bssids = ["aa:bb:cc:dd:ee:ff"]   # only these access points; absent: any
     gateways = ["aa:bb:cc:dd:ee:ff"] # only behind these routers' hardware addresses; absent: any
     beacon = "192.0.2.1:443"         # only where this TLS server ("[2001:db8::1]:443") proves to hold the certificate
@@ -90,10 +110,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.facts import Endpoint, LinkKind, Security
+from policies.facts import Address, Endpoint, LinkKind, Security
 from policies.portals import MOST_PROBES, PROBES, probe
 from policies.profiles import is_profile_name
 from policies.redact import without_secrets
+from policies.resolvers import Manager
+from policies.servers import CHOICES, is_choice
+from policies.split import SplitNames
 from policies.toml_lines import Path, key_lines, line_of
 
 VERSION = 1  # the newest layout this program knows
@@ -101,6 +124,9 @@ MAX_BYTES = 1 << 20
 MAX_PROBLEMS = 100  # nobody reads more, and each costs a search for the nearest key
 MAX_DOTS = 64  # on one line; tomllib takes minutes for a key of 100,000 parts
 MAX_SUBNETS = 5000
+MAX_EXCLUDED = 256
+WIDEST = {4: 8, 6: 16}  # the shortest prefix of an excluded network: no default route, nor half of one
+MOST_RESOLVERS = 3  # resolv.conf(5), MAXNS
 
 # What a local network can be made of: private (RFC 1918, RFC 4193; firewall.py has these as its constant list), shared
 # (RFC 6598), benchmarks (RFC 2544), documentation (RFC 5737, RFC 3849, RFC 9637). A list of our own: what the
@@ -155,6 +181,7 @@ class Protection(Table):
 
 class Tunnel(Table):
     default_profile: str | None = None
+    server: str | None = None  # see `servers.parse_choice`
     connect_timeout: float = 15.0  # seconds
     retry_first: float = 1.0  # seconds
     retry_longest: float = 30.0  # seconds
@@ -166,6 +193,47 @@ class Portal(Table):
     detect: bool = True  # look for them, by marked probes
     probes: tuple[str, ...] = PROBES  # see `policies.portals.probe`; asked in this order
     login_timeout: float = 600.0  # seconds, for people to log in
+
+
+class Period(StrEnum):
+    DAY = "day"
+    WEEK = "week"  # from Monday on
+    MONTH = "month"
+
+
+class AtLimit(StrEnum):
+    """What happens when the allowance is used up."""
+
+    BLOCK = "block"  # nothing passes through the tunnel until the next period
+    ASK = "ask"  # the same, and people may grant themselves the allowance once more
+    DISCONNECT = "disconnect"  # protection ends
+
+
+class Allowance(Table):
+    """Of traffic through the tunnel, in bytes in both directions."""
+
+    limit: int | None = None  # None: unlimited
+    per: Period = Period.DAY
+    bonus: int = 0
+    at_limit: AtLimit | None = None  # None: as the network is, see `policies.quota.at_limit`
+
+
+class Traffic(Table):
+    prometheus: str | None = None  # where counters are written for Prometheus; None: nowhere
+
+
+class Dns(Table):
+    """How names are resolved while connected."""
+
+    manager: Manager = Manager.AUTO
+    resolvers: tuple[Address, ...] = ()  # asked through the tunnel instead of the profile's
+
+
+class Split(Table):
+    """What goes beside the tunnel."""
+
+    subnets: tuple[IPv4Network | IPv6Network, ...] = ()
+    names: SplitNames = SplitNames.NETWORK
 
 
 class LinkRule(Table):
@@ -183,7 +251,9 @@ class KnownNetwork(Table):
     minimum_security: Security = Security.WPA2  # the weakest the network may use and still be itself
     action: WifiAction | None = None
     profile: str | None = None
+    server: str | None = None  # see `servers.parse_choice`
     allow_lan: bool | None = None
+    resolvers: tuple[Address, ...] = ()  # asked through the tunnel there; empty: those of [dns]
     bssids: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
     gateways: frozenset[bytes] = frozenset()  # 6 bytes each; empty: any
     beacon: Endpoint | None = None  # a TLS server inside the network
@@ -215,6 +285,10 @@ class Settings(Table):
     wired: WifiAction = WifiAction.IGNORE
     cellular: WifiAction = WifiAction.IGNORE
     portal: Portal = Portal()
+    dns: Dns = Dns()
+    allowance: Allowance = Allowance()
+    traffic: Traffic = Traffic()
+    split: Split = Split()
     links: tuple[LinkRule, ...] = ()
     known: tuple[KnownNetwork, ...] = Field(default=())
 
@@ -352,7 +426,9 @@ def known_to_json(known: KnownNetwork) -> str:
         "security": known.minimum_security.value,
         "action": known.action,
         "profile": known.profile,
+        "server": known.server,
         "allow_lan": known.allow_lan,
+        "resolvers": [str(address) for address in known.resolvers] or None,
         "bssids": [bssid.hex(":") for bssid in sorted(known.bssids)] or None,
         "gateways": [mac.hex(":") for mac in sorted(known.gateways)] or None,
         "beacon": endpoint_text(known.beacon) if known.beacon else None,
@@ -589,6 +665,48 @@ def _seconds(value: object) -> float | None:
     return None
 
 
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A reader: a number of bytes, written as a number and a unit."""
+
+    least: str
+    most: str
+
+    @property
+    def allowed(self) -> str:
+        return f'a size from "{self.least}" to "{self.most}"'
+
+    def __call__(self, value: object) -> int:
+        size = _bytes(value)
+        if size is None:
+            raise _Wrong(f"{_quoted(value)} is not a size", f"{self.allowed}; units: {', '.join(_UNITS)}")
+        if not (_bytes(self.least) or 0) <= size <= (_bytes(self.most) or 0):
+            raise _Wrong(f"{_quoted(value)} is out of range", self.allowed)
+        return size
+
+
+def _bytes(value: object) -> int | None:
+    match = re.fullmatch(r"([0-9]{1,16})(?:\.([0-9]{1,3}))?([kKMGTi]{0,2}B)", value) if isinstance(value, str) else None
+    if match is None or match[3] not in _UNITS:
+        return None
+    return int(match[1] + (match[2] or "").ljust(3, "0")) * _UNITS[match[3]] // 1000
+
+
+def _prometheus(value: object) -> str:
+    allowed = 'an absolute path that ends in ".prom", without ".."'
+    parts = value.split("/") if isinstance(value, str) else []
+    named = bool(parts) and not parts[0] and all(re.fullmatch(r"[A-Za-z0-9._@+-]{1,64}", part) for part in parts[1:])
+    if not isinstance(value, str) or not named or len(parts) < 3 or {".", ".."} & set(parts):
+        raise _Wrong(f"{_quoted(value)} is not such a path", allowed)
+    if not value.endswith(".prom"):
+        raise _Wrong(f"{_quoted(value)} does not end in .prom", allowed)
+    return value
+
+
 def _profile(value: object) -> str:
     if isinstance(value, str) and is_profile_name(value):
         return value
@@ -596,6 +714,12 @@ def _profile(value: object) -> str:
         f"{_quoted(value)} is not the name of a profile",
         "1 to 64 letters, digits, dots, underscores and dashes; a letter or digit first",
     )
+
+
+def _server(value: object) -> str:
+    if isinstance(value, str) and is_choice(value):
+        return value
+    raise _Wrong(f"{_quoted(value)} is not a choice of a server", CHOICES)
 
 
 def _link_name(value: object) -> str:
@@ -699,8 +823,22 @@ def _probe(value: object) -> str:
     return value
 
 
-def _subnet(value: object) -> IPv4Network | IPv6Network:
-    allowed = 'an address and a length, such as "100.64.0.0/10"'
+def _resolver(value: object) -> Address:
+    allowed = 'the address of a resolver that the tunnel leads to, such as "192.0.2.53"; port 53'
+    try:
+        address = ip_address(value) if isinstance(value, str) else None
+    except ValueError:
+        address = None
+    if address is None:
+        raise _Wrong(f"{_quoted(value)} is not an address", allowed)
+    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise _Wrong(f"{_quoted(value)} is not reached through a tunnel", allowed)
+    if address.version == 6 and (address.ipv4_mapped or address.scope_id):
+        raise _Wrong(f"{_quoted(value)} is not a plain address", allowed)
+    return address
+
+
+def _network(value: object, allowed: str) -> IPv4Network | IPv6Network:
     # No scope and no netmask: the text is in our own spelling when it reaches the rules.
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f.:]{2,45}(?:/[0-9]{1,3})?", value):
         raise _Wrong(f"{_quoted(value)} is not a network", allowed)
@@ -710,6 +848,23 @@ def _subnet(value: object) -> IPv4Network | IPv6Network:
         raise _Wrong(f"{_quoted(value)} is not a network", allowed) from None
     if str(network.network_address) != str(ip_address(value.partition("/")[0])) or "/" not in value:
         raise _Wrong(f'{_quoted(value)} is not a network, did you mean "{network}"?', allowed)
+    return network
+
+
+def _excluded(value: object) -> IPv4Network | IPv6Network:
+    allowed = f'a network of at least /{WIDEST[4]}, or /{WIDEST[6]} of IPv6, such as "203.0.113.0/24"'
+    network = _network(value, allowed)
+    if network.prefixlen < WIDEST[network.version]:
+        raise _Wrong(f"{_quoted(value)} is too wide: the tunnel would be for little else", allowed)
+    if network.is_multicast or network.is_loopback or network.is_link_local or network.is_unspecified:
+        raise _Wrong(f"{_quoted(value)} never goes through a tunnel", allowed)
+    if network.version == 6 and network.network_address.ipv4_mapped:
+        raise _Wrong(f"{_quoted(value)} is IPv4 in the clothes of IPv6", allowed)
+    return network
+
+
+def _subnet(value: object) -> IPv4Network | IPv6Network:
+    network = _network(value, 'an address and a length, such as "100.64.0.0/10"')
     if not any(network.version == each.version and network.subnet_of(each) for each in PRIVATE):  # type: ignore[arg-type]
         private = ", ".join(str(each) for each in PRIVATE)
         raise _Wrong(f"{_quoted(value)} {_never_local(network)}", f"private networks: within {private}")
@@ -738,7 +893,9 @@ _KNOWN: dict[str, Any] = {
     "security": _choice(*Security),
     "action": _choice(*WifiAction),
     "profile": _profile,
+    "server": _server,
     "allow_lan": _boolean,
+    "resolvers": [_resolver],
     "bssids": [_bssid],
     "gateways": [_bssid],
     "beacon": _endpoint,
@@ -751,6 +908,7 @@ _FILE: dict[str, Any] = {
     "protection": {"kill_switch": _boolean, "lockdown": _boolean, "allow_lan": _boolean, "lan_subnets": [_subnet]},
     "tunnel": {
         "default_profile": _profile,
+        "server": _server,
         "connect_timeout": _duration("1s", "5m"),
         "retry_first": _duration("100ms", "5m"),
         "retry_longest": _duration("1s", "1h"),
@@ -769,6 +927,15 @@ _FILE: dict[str, Any] = {
     "wired": {"action": _rule_action},
     "cellular": {"action": _rule_action},
     "portal": {"detect": _boolean, "probes": [_probe], "login_timeout": _duration("30s", "1h")},
+    "allowance": {
+        "limit": Size("1MB", "1000TB"),
+        "per": _choice(*Period),
+        "bonus": Size("0B", "1000TB"),
+        "at_limit": _choice(*AtLimit),
+    },
+    "traffic": {"prometheus": _prometheus},
+    "dns": {"manager": _choice(*Manager), "resolvers": [_resolver]},
+    "split": {"subnets": [_excluded], "names": _choice(*SplitNames)},
     "links": [
         {
             "name": _link_name,
@@ -817,9 +984,15 @@ def check_together(values: Mapping[str, Any], found: _Findings | None = None) ->
 
 
 def _check_lists(values: Mapping[str, Any], found: _Findings) -> None:
+    resolvers = values.get("dns", {}).get("resolvers", ())
+    if len(resolvers) > MOST_RESOLVERS:
+        found.add(("dns", "resolvers"), f"{len(resolvers)} resolvers", f"up to {MOST_RESOLVERS}: programs ask no more")
     subnets = values.get("protection", {}).get("lan_subnets", ())
     if len(subnets) > MAX_SUBNETS:
         found.add(("protection", "lan_subnets"), f"{len(subnets)} networks", f"up to {MAX_SUBNETS}")
+    excluded = values.get("split", {}).get("subnets", ())
+    if len(excluded) > MAX_EXCLUDED:
+        found.add(("split", "subnets"), f"{len(excluded)} networks", f"up to {MAX_EXCLUDED}")
     probes = values.get("portal", {}).get("probes")
     if probes is not None and not 1 <= len(probes) <= MOST_PROBES and not found.has(("portal", "probes")):
         found.add(("portal", "probes"), f"{len(probes)} probes", f"1 to {MOST_PROBES}; detect = false sends none")
@@ -857,6 +1030,8 @@ def _check_known(known: Mapping[str, Any], path: Path, found: _Findings) -> None
     if len(names) != 1:
         problem = f"{' and '.join(names)} at once" if names else "a known network without a name"
         found.add(path, problem, f"exactly one of {', '.join(_NAME_KEYS)}")
+    if len(known.get("resolvers", ())) > MOST_RESOLVERS:
+        found.add((*path, "resolvers"), f"{len(known['resolvers'])} resolvers", f"up to {MOST_RESOLVERS}")
     for key, what in (("bssids", "access point"), ("gateways", "router"), ("except", "name")):
         if known.get(key) == [] and not found.has((*path, key)):
             found.add((*path, key), f"an empty list would match no {what}", "at least one, or leave the key out")
@@ -882,6 +1057,8 @@ def _known_flaws(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield key, problem, "six bytes"
     if values["profile"] is not None and not is_profile_name(values["profile"]):
         yield "profile", "not the name of a profile", "letters, digits, dots, underscores and dashes"
+    if values["server"] is not None and not is_choice(values["server"]):
+        yield "server", "not a choice of a server", CHOICES
     yield from _half(values)
     if values["beacon"] and (problem := _beacon_problem(values["beacon"])):
         yield "beacon", problem, "an address and a TCP port"
@@ -952,6 +1129,10 @@ def build(values: Mapping[str, Any]) -> Settings:
         wired=values.get("wired", {}).get("action", WifiAction.IGNORE),
         cellular=values.get("cellular", {}).get("action", WifiAction.IGNORE),
         portal=_build_portal(values.get("portal", {})),
+        dns=_build_dns(values.get("dns", {})),
+        allowance=Allowance(**values.get("allowance", {})),
+        traffic=Traffic(**values.get("traffic", {})),
+        split=_build_split(values.get("split", {})),
         links=tuple(LinkRule(**rule) for rule in values.get("links", ())),
         known=tuple(_build_known(known) for known in values.get("known", ())),
     )
@@ -961,12 +1142,20 @@ def _build_protection(values: dict[str, Any]) -> Protection:
     return Protection(**{**values, "lan_subnets": tuple(values.get("lan_subnets", ()))})
 
 
+def _build_split(values: dict[str, Any]) -> Split:
+    return Split(**{**values, "subnets": tuple(values.get("subnets", ()))})
+
+
 def _build_portal(values: dict[str, Any]) -> Portal:
     return Portal(**{**values, "probes": tuple(values["probes"])} if "probes" in values else values)
 
 
+def _build_dns(values: dict[str, Any]) -> Dns:
+    return Dns(**{**values, "resolvers": tuple(values.get("resolvers", ()))})
+
+
 def _build_known(values: dict[str, Any]) -> KnownNetwork:
-    own = ("action", "profile", "allow_lan", "beacon", "beacon_sha256", "learn")
+    own = ("action", "profile", "server", "allow_lan", "beacon", "beacon_sha256", "learn")
     return KnownNetwork(
         ssid=_name(values) or b"",
         pattern="pattern" in values,
@@ -974,5 +1163,6 @@ def _build_known(values: dict[str, Any]) -> KnownNetwork:
         minimum_security=values.get("security", Security.WPA2),
         bssids=frozenset(values.get("bssids", ())),
         gateways=frozenset(values.get("gateways", ())),
+        resolvers=tuple(values.get("resolvers", ())),
         **{key: values[key] for key in own if key in values},
     )

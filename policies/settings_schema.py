@@ -11,7 +11,7 @@ from typing import Any
 
 from policies import settings as layout
 from policies.own_settings import KEYS, in_force
-from policies.settings import Choice, Duration, Settings, Spec
+from policies.settings import Choice, Duration, Settings, Size, Spec
 from policies.settings_words import SENTENCES
 
 URL = "https://json-schema.org/draft/2020-12/schema"
@@ -26,6 +26,7 @@ _READERS: Mapping[object, Mapping[str, Any]] = {
     layout._version: {"type": "integer", "minimum": 1, "maximum": layout.VERSION},
     layout._rule_action: {"enum": [str(action) for action in layout._RULE_ACTIONS]},
     layout._profile: {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+    layout._server: {"type": "string", "minLength": 1, "maxLength": 71},
     layout._link_name: {"type": "string", "pattern": "^[A-Za-z0-9._@+*?-]{1,32}$"},
     layout._ssid: _NAME,
     layout._pattern: _NAME,
@@ -34,6 +35,9 @@ _READERS: Mapping[object, Mapping[str, Any]] = {
     layout._endpoint: {"type": "string", "pattern": "^([0-9.]{7,15}|\\[[0-9A-Fa-f:.]{2,45}\\]):[1-9][0-9]{0,4}$"},
     layout._sha256: {"type": "string", "pattern": "^(:*[0-9A-Fa-f]){64}:*$"},
     layout._probe: {"type": "string", "pattern": "^http://"},
+    layout._prometheus: {"type": "string", "pattern": "^/.+\\.prom$"},
+    layout._resolver: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}$"},
+    layout._excluded: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$"},
     layout._subnet: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$"},
 }
 
@@ -72,6 +76,10 @@ def _one(spec: Spec, path: str) -> dict[str, Any]:
                 "pattern": "^[0-9]{1,9}(\\.[0-9]{1,3})?(ms|s|m|h)$",
                 **_default(path),
             }
+        case Size():
+            about = f"{SENTENCES[path]} {spec.allowed.capitalize()}."
+            pattern = "^[0-9]{1,16}(\\.[0-9]{1,3})?([kMGT]|[KMGT]i)?B$"
+            return {"description": about, "type": "string", "pattern": pattern, **_default(path)}
         case _:
             return {**_READERS[spec], **_default(path)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from policies.facts import ProfileFacts, Tunnel
+from policies.facts import Endpoint, ProfileFacts, Tunnel
 
 
 class Phase(StrEnum):
@@ -32,9 +32,15 @@ class Cause(StrEnum):
     NO_NETWORK = "no-network"
     NO_ROUTE = "no-route"
     NO_PROFILE = "no-profile"
+    NO_SERVER = "no-server"
+    CHOOSING_SERVER = "choosing-server"
     NO_INTERNET = "no-internet"
     PORTAL = "portal"
     SERVER_UNREACHABLE = "server-unreachable"
+    CREDENTIALS_MISSING = "credentials-missing"
+    CREDENTIALS_REFUSED = "credentials-refused"
+    CERTIFICATE_REFUSED = "certificate-refused"
+    TLS_FAILED = "tls-failed"
     TUNNEL_LOST = "tunnel-lost"
     TUNNEL_FAILED = "tunnel-failed"
     LOCKDOWN = "lockdown"
@@ -50,9 +56,15 @@ SENTENCES: dict[Cause, str] = {
     Cause.NO_NETWORK: "There is no network link with a carrier.",
     Cause.NO_ROUTE: "The network has given no address yet, or no way to the VPN server.",
     Cause.NO_PROFILE: "No VPN profile is chosen, or it is gone: import one with `tunwarden profiles import`.",
+    Cause.NO_SERVER: "No server of the profile's list is what was chosen: `tunwarden servers` shows them.",
+    Cause.CHOOSING_SERVER: "The servers are being asked which of them answers fastest.",
     Cause.NO_INTERNET: "There is no Internet behind this network yet. It is looked for again.",
     Cause.PORTAL: "This network wants you to log in first: run `tunwarden portal-login`.",
     Cause.SERVER_UNREACHABLE: "The VPN server did not answer a handshake in time.",
+    Cause.CREDENTIALS_MISSING: "The VPN server wants a user name and a password: run `tunwarden profiles login NAME`.",
+    Cause.CREDENTIALS_REFUSED: "The VPN server refused the user name or the password.",
+    Cause.CERTIFICATE_REFUSED: "A certificate was refused: the VPN server's, or this computer's. It may have expired.",
+    Cause.TLS_FAILED: "The VPN server answered, but no secure connection came about.",
     Cause.TUNNEL_LOST: "The tunnel stopped answering.",
     Cause.TUNNEL_FAILED: "The tunnel could not be set up.",
     Cause.LOCKDOWN: "Lockdown is on: nothing passes without a tunnel.",
@@ -76,7 +88,13 @@ class State:
     failures: int = 0  # attempts in a row that failed: the retry delay grows with it
     tunnel: Tunnel | None = None  # only in CONNECTED
     network: str = ""  # `Decision.network` of the last attempt: another network is tried at once
+    turn: int = 0  # which of the profile's servers, where they are tried one at a time
     offline: frozenset[str] = frozenset()  # `Decision.offline` while blocked: where Internet comes, it is tried at once
+
+    @property
+    def servers(self) -> tuple[Endpoint, ...]:
+        """Whom the attempt talks to."""
+        return self.profile.servers(self.turn) if self.profile else ()
 
 
 # --- events: hints that something changed; the facts are re-read before `step` sees them -----------------------------
@@ -140,6 +158,7 @@ class OpenTunnel:
 
     attempt: int
     profile: str
+    servers: tuple[Endpoint, ...] = ()  # of the profile, where they are tried one at a time
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,13 @@ ALLOWED = {
     "peer": ("PublicKey", "PresharedKey", "Endpoint", "AllowedIPs", "PersistentKeepalive"),
 }
 REPEATABLE = frozenset({"Address", "DNS", "AllowedIPs"})  # wg adds these up; of all others it silently takes the last
+# Taken and not used; the reasons are told.
+IGNORED = {
+    "ListenPort": "the port is chosen anew for each connection",
+    "FwMark": "tunwarden marks the tunnel's packets with its own mark",
+    "SaveConfig": "tunwarden never writes to a configuration",
+    "Table": "tunwarden sets the routes",
+}
 SCRIPTS = ("PreUp", "PostUp", "PreDown", "PostDown")
 
 _KNOWN = {name.lower(): name for names in (*ALLOWED.values(), SCRIPTS) for name in names}
