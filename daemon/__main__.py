@@ -9,8 +9,9 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,15 +46,15 @@ def main() -> None:
     logs.configure()
     if os.geteuid() != 0:
         raise SystemExit("tunwardend: only root can guard the network; the service manager starts it")
-    notify = adapters.notifier()
+    notify, given = adapters.notifier(), adapters.listeners()
     os.environ.clear()
     os.environ["PATH"] = PATH  # for nothing of ours: children get an environment of their own
     with only_one():
-        asyncio.run(life(notify))
+        asyncio.run(life(notify, given))
 
 
-async def life(notify: adapters.Notify) -> None:
-    """From the first look at the network to handing it over."""
+async def life(notify: adapters.Notify, given: Mapping[str, socket.socket]) -> None:
+    """From the first look at the network to handing it over. `given`: see `adapters.listeners`."""
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,7 +77,7 @@ async def life(notify: adapters.Notify) -> None:
     protection = asyncio.create_task(loop.run())
     await asyncio.wait({protection, asyncio.create_task(loop.settled.wait())}, return_when=asyncio.FIRST_COMPLETED)
     tried = [asyncio.Event(), asyncio.Event()]
-    faces = [asyncio.create_task(offered(*each, loop)) for each in zip(all_faces(service), tried, strict=True)]
+    faces = [asyncio.create_task(offered(*each, loop)) for each in zip(all_faces(service, given), tried, strict=True)]
     for each in tried:
         await each.wait()
     notify("READY=1", f"STATUS={loop.state.phase.value}")
@@ -106,10 +107,10 @@ async def fed(notify: adapters.Notify, loop: Loop) -> None:
         await asyncio.sleep(notify.patience / 3)
 
 
-def all_faces(service: DaemonService) -> list[Varlink | Dbus]:
+def all_faces(service: DaemonService, given: Mapping[str, socket.socket]) -> list[Varlink | Dbus]:
     """Both faces. Protection is up before them and does not need them."""
     dispatcher = Dispatcher(service)
-    return [Varlink(dispatcher, VERSION), Dbus(dispatcher)]
+    return [Varlink(dispatcher, VERSION, given=given), Dbus(dispatcher)]
 
 
 async def offered(face: Varlink | Dbus, tried: asyncio.Event, loop: Loop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,16 @@ def notifier() -> Notify:
         return Notifier()
     else:  # noqa: RET505  without it, mypy calls this unreachable on Linux
         return _NobodyListens()
+
+
+def listeners() -> dict[str, socket.socket]:
+    """Sockets at which the service manager listens for us, by name. Asked once, before the environment is cleared."""
+    if sys.platform == "linux":
+        from daemon.linux import systemd
+
+        return systemd.listeners()
+    else:  # noqa: RET505  as above. launchd has none for us: the daemon makes its own
+        return {}
 
 
 async def on_change(file: Path, drop_ins: Path, changed: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from daemon.host import HostError, TunnelDriver, TunnelError
-from policies.profiles import WireGuardProfile
+from policies.profiles import Profile
 from policies.states import Cause, Event, TunnelClosed, TunnelDown, TunnelUp
 
 log = structlog.get_logger()
@@ -24,7 +24,7 @@ class Attempts:
         self._driver, self._post, self._report = driver, post, report
         self._tasks: list[asyncio.Task[None]] = []  # those that have not ended; all but the last are cancelled
 
-    def open(self, attempt: int, profile: WireGuardProfile, timeout_s: float) -> None:
+    def open(self, attempt: int, profile: Profile, timeout_s: float) -> None:
         """Replaces the attempt under way, if any: its tunnel is taken down first."""
         self._replace(lambda: self._open(attempt, profile, timeout_s))
 
@@ -52,11 +52,11 @@ class Attempts:
             self._tasks[-1].cancel()
         return [task for task in self._tasks if not task.done()]
 
-    async def _open(self, attempt: int, profile: WireGuardProfile, timeout_s: float) -> None:
+    async def _open(self, attempt: int, profile: Profile, timeout_s: float) -> None:
         try:
             tunnel = await self._driver.open(profile)
             async with asyncio.timeout(timeout_s):
-                await self._driver.established()
+                tunnel = await self._driver.established() or tunnel
             self._post(TunnelUp(attempt, tunnel))
             error = await self._driver.dead()
         except TimeoutError:

@@ -6,8 +6,10 @@ alone keeps packets in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from daemon.host import Firewall, HostError, Routes
-from policies.firewall import FirewallPolicy
+from policies.firewall import FirewallPolicy, without_beside
 from policies.states import Cause
 
 
@@ -25,7 +27,9 @@ class Enforcer:
     def __init__(self, firewall: Firewall, routes: Routes) -> None:
         self._firewall, self._routes = firewall, routes
         self.enforced: FirewallPolicy | None = None
+        self.left: Callable[[], int] = lambda: 0  # bytes that may pass through a metered tunnel
         self._open: frozenset[str] = frozenset()  # the links that the firewall was last told to clear
+        self._beside: frozenset[str] = frozenset()  # and over which excluded traffic may leave
         self._stands: FirewallPolicy | None = None  # what the firewall alone was last seen to follow
 
     @property
@@ -43,22 +47,34 @@ class Enforcer:
         """
         another, self.enforced = policy != self.enforced, None
         layers = [(Cause.FIREWALL_FAILED, self._firewall.set), (Cause.ROUTES_FAILED, self._routes.set)]
-        narrows = policy.tunnel is None and policy.cleared <= self._open and not policy.tree
+        beside = policy.beside | policy.subnet_links
+        same = self._stands is not None and policy.subnets == self._stands.subnets
+        tight = policy.tunnel is None and policy.cleared <= self._open and not policy.tree
+        narrows = tight and (beside <= self._open or (beside <= self._beside and same))
         if not narrows:
             layers.reverse()
         failures: list[tuple[Cause, HostError]] = []
         for cause, apply in layers:
-            if failures and not narrows:
-                break  # never widen the second layer after the first has refused
+            if failures and not narrows:  # never widen the second layer after the first has refused
+                if not tight:
+                    break
+                set_so, beside = without_beside(policy), frozenset()
+            else:
+                set_so = policy
             try:
-                await apply(policy)
+                await apply(set_so)
             except HostError as err:
                 failures.append((cause, err))
                 if cause is Cause.FIREWALL_FAILED:
                     await self._look()  # a refused transaction leaves the old rules
             else:
                 if cause is Cause.FIREWALL_FAILED:
-                    self._open, self._stands = policy.cleared, policy
+                    self._open, self._beside, self._stands = set_so.cleared, beside, set_so
+        if policy.metered and not failures:
+            try:
+                await self._firewall.allow(self.left)
+            except HostError as err:  # what was allowed before still is; of a new table, nothing
+                failures.append((Cause.FIREWALL_FAILED, err))
         if failures:
             raise EnforceError(failures[0][0], "; ".join(str(err) for _, err in failures))
         self.enforced = policy

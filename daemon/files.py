@@ -20,16 +20,19 @@ LONGEST = 1 << 20  # bytes; nothing we keep in one file is longer, so a swapped-
 def write(path: Path, data: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
     """Replace `path` by a new file that holds `data`. After a crash or a power cut it is the old one or the new one.
 
-    A symbolic link at `path` is replaced, not followed. `owner` is (uid, gid), ours when None. Raises OSError:
-    EBUSY where something is mounted on `path`, PermissionError where others may write the folder.
+    A symbolic link at `path` is replaced, not followed. `owner` is (uid, gid), ours when None or where we may not give
+    files away. Raises OSError: EBUSY where something is mounted on `path`, PermissionError where others may write the
+    folder.
     """
     with _folder(path) as folder, _unfinished(folder, path) as unfinished:
         file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                        dir_fd=folder)  # fmt: skip
         try:
             _write_all(file, data)
-            if owner is not None:
-                os.fchown(file, *owner)
+            about = os.fstat(file)
+            if owner not in (None, (about.st_uid, about.st_gid)):
+                with contextlib.suppress(PermissionError):  # the service may not give files away (CAP_CHOWN)
+                    os.fchown(file, *owner)
             os.fchmod(file, mode)  # after the content: a reader never sees half a file, whatever the mode
             os.fsync(file)
         finally:

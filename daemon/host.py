@@ -6,12 +6,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from policies.facts import Endpoint, Internet, Link, Tunnel, WifiNetwork
+from policies.counting import Counts
+from policies.facts import Address, Endpoint, Internet, Link, Tunnel, WifiNetwork
 from policies.firewall import FirewallPolicy
 from policies.hostile import Finding
 from policies.portals import Probe
-from policies.profiles import WireGuardProfile
+from policies.profiles import Profile, WireGuardPeer, WireGuardProfile
+from policies.resolvers import Manager
 from policies.settings import LinkRule
+from policies.split import Group, Network, Program
 from policies.states import Cause
 
 
@@ -75,6 +78,10 @@ class Firewall(Protocol):
         """Whether the kernel follows this policy now. Changes nothing. Raises HostError."""
         ...
 
+    async def allow(self, left: Callable[[], int]) -> None:
+        """Let so many bytes more pass through a tunnel that is metered; none do before. Raises HostError."""
+        ...
+
     async def reset(self) -> None:
         """Remove our table: the machine is open. Idempotent."""
         ...
@@ -95,12 +102,15 @@ class Routes(Protocol):
 
 
 class TunnelDriver(Protocol):
-    async def open(self, profile: WireGuardProfile) -> Tunnel:
+    async def open(self, profile: Profile) -> Tunnel:
         """Create and configure the tunnel link. Returns before the peer has answered. Raises TunnelError."""
         ...
 
-    async def established(self) -> None:
-        """Returns when the first handshake is done. The caller sets the time limit. Raises TunnelError."""
+    async def established(self) -> Tunnel | None:
+        """Returns when the first handshake is done: with the tunnel where the server had to say what it is like.
+
+        The caller sets the time limit. Raises TunnelError.
+        """
         ...
 
     async def dead(self) -> TunnelError:
@@ -121,6 +131,8 @@ class TunnelDriver(Protocol):
 
 
 class Resolver(Protocol):
+    manager: Manager  # the administrator's word on who is told
+
     async def set(self, tunnel: Tunnel) -> None:
         """Use the tunnel's resolvers. Twice is harmless. Raises HostError."""
         ...
@@ -131,6 +143,10 @@ class Resolver(Protocol):
 
     async def restore(self) -> None:
         """Give back what was there before the first `set`, also after a crash in between. Idempotent."""
+        ...
+
+    def watch(self) -> AsyncIterator[None]:
+        """Whenever somebody may have changed how names are resolved. Never ends."""
         ...
 
 
@@ -172,6 +188,8 @@ class Sleep(Protocol):
 
 
 class LeakCheck(Protocol):
+    excluded: tuple[Network, ...]  # networks that may be reached beside the tunnel: no probe goes there
+
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         """Send harmless probes that must not leave over these links, and watch them (K7).
 
@@ -250,6 +268,74 @@ class LoginTree(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class SplitTree:
+    """A process that was put into a group of split tunnelling, and what it has started since."""
+
+    group: Group
+    pid: int  # of the process that was put there
+    uid: int  # for whom
+    name: str  # what one of its processes calls itself
+    processes: int
+
+
+class SplitGroups(Protocol):
+    def take_over(self) -> frozenset[Group]:
+        """The groups that somebody is in since an earlier daemon. Raises HostError."""
+        ...
+
+    def open(self, pid: int) -> tuple[int, frozenset[int]]:
+        """A pidfd, the caller's to close, and the users that this process is: several, for one with a setuid bit.
+
+        Raises HostError: there is none.
+        """
+        ...
+
+    def add(self, group: Group, process: int, uid: int) -> SplitTree:
+        """Mark every Internet socket that the process (its pidfd), and what it starts, makes from now on.
+
+        With NEVER_MARK or ONLY_MARK, until it is removed or has ended, whatever becomes of the daemon. `uid`: for whom.
+        Raises HostError.
+        """
+        ...
+
+    def trees(self) -> tuple[SplitTree, ...]:
+        """Who is in the groups now."""
+        ...
+
+    def find(self, pid: int) -> SplitTree | None:
+        """The tree that this process is in, or that began with it."""
+        ...
+
+    def trees_of(self, program: Program) -> tuple[SplitTree, ...]:
+        """The trees with a process of that program."""
+        ...
+
+    def remove(self, tree: SplitTree) -> None:
+        """No more marks for its processes; what they had made sends nothing any more. Raises HostError."""
+        ...
+
+    def check(self, path: str) -> None:
+        """Raises HostError where `gather` could not tell the processes of that executable for certain."""
+        ...
+
+    def gather(self, programs: Iterable[Program]) -> tuple[SplitTree, ...]:
+        """Add the processes of these programs that are in no group yet; those that were added. Raises nothing."""
+        ...
+
+    async def answer(self, links: Sequence[Link], through: Sequence[Address]) -> int:
+        """Answer DNS at a port of the loopback, which stays the same: returned. Twice is harmless. Raises HostError.
+
+        With what the resolvers behind these links say, asked over them with MARK; or with what those `through` the
+        tunnel say.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Answer nobody any more. Whoever is in a group stays there."""
+        ...
+
+
 class LinkWatch(Protocol):
     def follow(self, link: Link, network: WifiNetwork | None) -> None:
         """What is known of the link now: its network and gateways come after it."""
@@ -268,9 +354,56 @@ class Lookout(Protocol):
         ...
 
 
+class ServerProbe(Protocol):
+    async def measure(
+        self, profile: WireGuardProfile, peers: Sequence[WireGuardPeer], rounds: int
+    ) -> Mapping[bytes, tuple[float, ...]]:
+        """By public key, in how many seconds each server has answered each handshake that it did answer.
+
+        Sent with MARK, one to each server in a round; nothing else can go to them. Bounded in time. Raises HostError.
+        """
+        ...
+
+    async def tidy(self) -> None:
+        """End what an earlier daemon left. Idempotent. Raises HostError."""
+        ...
+
+
+class LinkCounters(Protocol):
+    bits: int  # of each counter: 64, or 32 where they wrap
+
+    def boot_id(self) -> str:
+        """Another one: the machine was started anew, and no counter of before is there any more."""
+        ...
+
+    def birth(self, ifname: str) -> int:
+        """Names the making of a link: another one of the same name and number has another. 0: not known."""
+        ...
+
+    def fileno(self) -> int:
+        """Readable when `removed` has something to tell. Raises HostError."""
+        ...
+
+    def read(self, ifindex: int) -> Counts | None:
+        """What that link has counted; None where there is none. Raises HostError."""
+        ...
+
+    def removed(self) -> Sequence[tuple[int, Counts]]:
+        """By ifindex, the last that links had counted which have gone since it was asked. Raises HostError."""
+        ...
+
+    def way_to(self, address: Address) -> int | None:
+        """The ifindex by which packets with MARK go there now; None: there is no way. Raises HostError."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     lookouts: tuple[Lookout, ...] = field(default=(), kw_only=True)
+    link_counters: LinkCounters = field(kw_only=True)
+    server_probe: ServerProbe = field(kw_only=True)
     links: Links
     wifi: Wifi
     firewall: Firewall
@@ -284,4 +417,5 @@ class Host:
     obstacles: Obstacles
     beacons: Beacons
     login_tree: LoginTree
+    split_groups: SplitGroups = field(kw_only=True)
     portals: Portals

@@ -21,6 +21,11 @@ class WifiHint:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolverHint:
+    """Somebody may have changed how names are resolved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Overdue:
     """Nobody has identified the Wi-Fi link in time."""
 
@@ -101,6 +106,7 @@ Inboxed = (
     Event
     | LinksHint
     | WifiHint
+    | ResolverHint
     | TamperHint
     | Untold
     | SleepHint
@@ -122,7 +128,7 @@ def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
     kept: list[Inboxed] = []
     places: dict[type, int] = {}
     for event in batch:
-        hint = isinstance(event, LinksHint | WifiHint | TamperHint)
+        hint = isinstance(event, LinksHint | WifiHint | ResolverHint | TamperHint)
         if not hint or type(event) not in places:
             places[type(event)] = len(kept)
             kept.append(event)

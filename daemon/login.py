@@ -17,7 +17,7 @@ import structlog
 
 from daemon.host import HostError, LoginTree
 from ipc.errors import Error, ServiceError
-from ipc.interface import PortalLogin
+from ipc.interface import LoginState
 from policies.decide import Decision
 from policies.facts import Facts, Link, Reach
 from policies.settings import Settings
@@ -75,7 +75,7 @@ class Logins:
 
     # --- a login -----------------------------------------------------------------------------------------------------
 
-    async def log_in(self, process: int | None, uid: int) -> AsyncGenerator[PortalLogin, None]:
+    async def log_in(self, process: int | None, uid: int) -> AsyncGenerator[LoginState, None]:
         """`begun` when the process and what it starts can reach the portal; then, once, what became of it.
 
         It lasts for as long as this is read. `process`: the caller's pidfd. Raises ServiceError.
@@ -96,7 +96,7 @@ class Logins:
                 raise _not_now(f"{err}.", "Nothing was opened. `tunwarden doctor` may know more.") from err
             await self._command(lambda: self._open(links, port))
             log.info("a login begins", uid=uid, links=[link.ifname for link in links])
-            shown = PortalLogin("begun", self._url(links), int(time.time() + until))
+            shown = LoginState("begun", self._url(links), int(time.time() + until))
             yield shown
             await asyncio.wait({became}, timeout=until)
             if not became.done():

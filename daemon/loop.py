@@ -6,11 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import structlog
 
 from daemon import logs
+from daemon.accounting import Accounting
+from daemon.allowance import Allowances
 from daemon.attempts import Attempts
 from daemon.beacons import BeaconExplorer
 from daemon.checks import Checks
@@ -27,6 +30,7 @@ from daemon.inbox import (
     Inboxed,
     LinksHint,
     Overdue,
+    ResolverHint,
     SleepHint,
     TamperHint,
     Unanswered,
@@ -37,16 +41,22 @@ from daemon.inbox import (
 from daemon.login import Logins
 from daemon.machine import START, step
 from daemon.portals import PortalExplorer
+from daemon.prometheus import Exporter
 from daemon.prompts import Prompts
 from daemon.reading import Reading
+from daemon.servers import Servers
+from daemon.split import Splits
 from daemon.store import Store, StoreError
+from daemon.usage_store import UsageStore
 from policies.classify import learned
+from policies.counting import Way
 from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
-from policies.facts import Facts, LinkKind, WifiSource
-from policies.firewall import at_boot, firewall
-from policies.profiles import WireGuardProfile
+from policies.facts import Facts, LinkKind, Tunnel, WifiSource
+from policies.firewall import at_boot, excluded, firewall, with_resolvers
+from policies.profiles import Profile
 from policies.profiles import facts as profile_facts
 from policies.settings import KnownNetwork, Settings
+from policies.silence import Silence
 from policies.states import (
     Action,
     Cause,
@@ -88,15 +98,24 @@ class Loop:
         self.known: tuple[KnownNetwork, ...] = ()
         # made of the first two, which are then the same objects
         self._in_force: tuple[Settings, tuple[KnownNetwork, ...], Settings] = (settings, self.known, settings)
-        self.profiles: Mapping[str, WireGuardProfile] = {}
+        self.profiles: Mapping[str, Profile] = {}
         self.enforcer = Enforcer(host.firewall, host.routes)
         self.warnings: dict[str, str] = {}  # by topic, so that a warning ends when its topic is well again
         self.alarms: dict[str, str] = {}  # the same, where packets may be leaving
         self._reading = Reading(host, self._later, self.warnings, settings.wifi.identify_timeout)
         self.opened_by_hand: str | None = None  # when panic-reset opened the machine, if it did before this start
         self._resolvers_set = True  # by an earlier daemon, for all we know
+        self._resolvers_for: Tunnel | None = None  # what we set last, if that worked
+        usage = UsageStore(store.folder / "traffic.db")
+        self.accounting = Accounting(host.link_counters, usage, partial(self._say_of_traffic, "traffic"))
+        self.allowances = Allowances(self, self.accounting)
+        self.accounting.on_reading = self._counted
+        self._silence = Silence()
+        self._exporter = Exporter(self.accounting, partial(self._say_of_traffic, "prometheus"))
+        self.enforcer.left = self.allowances.left
         if store.trouble:
             self.warn("trouble", store.trouble)
+        self.servers = Servers(store, host.server_probe, self.command, self._find, self._warn_or_not)
         self.load_profiles()
         self.load_known()
         self.decision: Decision = decide(self.facts, self._settings_in_force(), self.intent)
@@ -106,11 +125,16 @@ class Loop:
         self.prompts = Prompts(lambda: self.post(AgentsHint()), self._expire)
         self._checks = Checks(host.leak_check, host.obstacles, self.post)
         self.logins = Logins(host.login_tree, self.command, self._find)
+        self.splits = Splits(
+            host.split_groups, store, self.command, self._find, self._warn_or_not, lambda: self.enforcer.enforced
+        )
         self._explorers: tuple[Explorer, ...] = (
             BeaconExplorer(host.beacons, self.post),
             HostileExplorer(host.lookouts, self.post),
             PortalExplorer(host.portals, self.post),
             self.logins,
+            self.splits,
+            self.servers,
         )
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._watchers: list[asyncio.Task[None]] = []
@@ -143,11 +167,14 @@ class Loop:
         self._watchers = [
             asyncio.create_task(self._hint(self.host.links.watch, lambda _: LinksHint())),
             asyncio.create_task(self._hint(self.host.wifi.watch, lambda _: WifiHint())),
+            asyncio.create_task(self._hint(self.host.resolver.watch, lambda _: ResolverHint())),
             asyncio.create_task(self._hint(self.host.tamper.watch, _tamper_hint)),
             asyncio.create_task(self._hint(self.host.sleep.watch, _sleep_hint)),
         ]
+        self.accounting.begin()
         await self._read_links()
         self.facts = await self._reading.first_wifi(self.facts)
+        await self.splits.begin()
         if self.opened_by_hand is not None:
             self._stay_open(self.opened_by_hand)
         await self._handle(Changed())
@@ -169,6 +196,9 @@ class Loop:
                 await (self._read_links() if isinstance(event, LinksHint) else self._read_wifi())
                 if self.facts != before or self.warnings != told:
                     await self._handle(self._seen(before))
+            case ResolverHint():
+                if self._resolvers_set and not self.host.resolver.intact():
+                    await self._handle(Changed())
             case Overdue(ifname, generation):
                 waits = ifname not in self.facts.wifi or ifname in self._awaiting
                 if self._reading.is_present(ifname, generation) and waits:
@@ -290,6 +320,10 @@ class Loop:
     async def _handle(self, event: Event) -> None:
         """One event, whole: decide, step, act, publish."""
         decision = decide(self.facts, self._settings_in_force(), self.intent)
+        facts = self.servers.prepared(self.facts, decision, self.profiles)
+        if facts is not self.facts:
+            self.facts = facts
+            decision = decide(facts, self._settings_in_force(), self.intent)
         self.keep(intent_after(self.intent, decision))
         before = self.state
         self.state, actions = step(self.state, event, decision)
@@ -308,6 +342,7 @@ class Loop:
         self.prompts.follow(self.decision, self.facts, self.enforcer.enforced, self.settings, self.known)
         for explorer in self._explorers:
             explorer.follow(self.facts, self.decision, self.state.phase, self.settings)
+        self.accounting.follow(self.facts, self.state, self.enforcer.enforced)
         await self._keep_lockdown()
 
     def _look_behind(self, before: State, event: Event) -> None:
@@ -321,6 +356,7 @@ class Loop:
         if wanted and not self.enforcer.blocking:
             why = self.warnings.get(Cause.FIREWALL_FAILED, "the kernel has not confirmed the rules")
             self.alarms["blocking"] = f"Traffic is NOT blocked, though it should be: {why}."
+        self.splits.left_out(excluded(self.state, self.decision)[1])
         if self.decision.target is Target.UNPROTECTED:
             self.warnings.pop("obstacle", None)
             self._checks.cancel("obstacle")  # it waits for an attempt that will not come
@@ -339,7 +375,7 @@ class Loop:
             self.warnings.pop("obstacle", None)
             self._checks.cancel("obstacle")
         if isinstance(event, TunnelDown) and event.cause is Cause.SERVER_UNREACHABLE and before.profile:
-            self._checks.obstacles(before.profile.endpoints)
+            self._checks.obstacles(before.servers)
 
     async def _keep_lockdown(self) -> None:
         """What blocks from the next boot on. Its failure changes nothing now, and is said."""
@@ -402,14 +438,17 @@ class Loop:
                 if await self.enforcer.set(firewall(self.state, self.decision)):
                     self.warnings.pop(Cause.FIREWALL_FAILED, None)
                     self.warnings.pop(Cause.ROUTES_FAILED, None)
-            case OpenTunnel(attempt, name):
+            case OpenTunnel(attempt, name, servers):
                 self._reading.moved = False
-                self._attempts.open(attempt, self.profiles[name], self.settings.tunnel.connect_timeout)
+                profile = self.servers.profile(self.profiles[name], servers)
+                self._attempts.open(attempt, profile, self.settings.tunnel.connect_timeout)
             case CloseTunnel(attempt):
                 self._attempts.close(attempt)
             case SetResolvers(tunnel):
-                self._resolvers_set = True
-                await self.host.resolver.set(tunnel)
+                self._resolvers_set, self._resolvers_for = True, None
+                wanted = with_resolvers(tunnel, self.decision)
+                await self.host.resolver.set(wanted)
+                self._resolvers_for = wanted
                 self.warnings.pop("tunnel", None)
                 self.warnings.pop(Cause.RESOLVER_FAILED, None)
             case RestoreResolvers():
@@ -422,7 +461,10 @@ class Loop:
     def _repairs(self) -> tuple[Action, ...]:
         """What other programs have undone since. Seen whenever anything happens, such as the lease they wrote for."""
         tunnel = self.state.tunnel
-        return (SetResolvers(tunnel),) if tunnel is not None and not self.host.resolver.intact() else ()
+        if tunnel is None:
+            return ()
+        set_so = self._resolvers_for == with_resolvers(tunnel, self.decision) and self.host.resolver.intact()
+        return () if set_so else (SetResolvers(tunnel),)
 
     async def _restore_resolvers(self) -> None:
         """Broken name resolution is a nuisance, no leak: said, and no reason to block."""
@@ -450,6 +492,52 @@ class Loop:
     def warn(self, topic: str, text: str) -> None:
         """Tell people; the same topic again replaces the text."""
         self.warnings[topic] = text
+
+    def _warn_or_not(self, topic: str, text: str | None) -> None:
+        if text is None:
+            self.warnings.pop(topic, None)
+        else:
+            self.warn(topic, text)
+
+    def _counted(self) -> float:
+        """After each reading of the counters; seconds until the next one. Says where nothing comes back (A4)."""
+        wait = self.allowances.look()
+        protected = self.state.phase is Phase.CONNECTED and self.enforcer.enforced is not None
+        self._exporter.look(
+            self.settings.traffic.prometheus, self.state.phase, protected, self.enforcer.blocking,
+            self.allowances.state(),
+        )  # fmt: skip
+        if self.state.phase is not Phase.CONNECTED or self.allowances.used_up:
+            self._silence.forget()
+        else:
+            self._silence.look(asyncio.get_running_loop().time(), self.accounting.moved[Way.TUNNEL])
+            wait = min(wait, self._silence.wait)
+        if self._silence.lasts is not ("silence" in self.warnings):
+            self.warnings.pop("silence", None)
+            if self._silence.lasts:
+                self.warn("silence", "Connected, but nothing comes back: what goes into the tunnel is not answered.")
+                log.warning("nothing comes back")
+            self.post(Changed())
+        return wait
+
+    @property
+    def detail(self) -> str | None:
+        """What else is to be said of the state, in a word."""
+        if self.state.phase is not Phase.CONNECTED:
+            return None
+        if self.allowances.used_up:
+            return "allowance-used-up"
+        return "nothing-comes-back" if self._silence.lasts else None
+
+    def _say_of_traffic(self, topic: str, why: str | None) -> None:
+        """Counting fails, or works again: people should know, and nothing else changes."""
+        if self.warnings.get(topic) == why:
+            return
+        self.warnings.pop(topic, None)
+        if why:
+            log.warning(topic, problem=why)
+            self.warn(topic, why)
+        self.post(Changed())
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
@@ -516,6 +604,8 @@ class Loop:
         """Put other settings in force. Post Changed afterwards."""
         self.settings = settings
         self.host.links.rules = settings.links
+        self.host.resolver.manager = settings.dns.manager
+        self.host.leak_check.excluded = settings.split.subnets
         self._reading.identify_timeout = settings.wifi.identify_timeout
 
     def load_known(self) -> None:
@@ -529,9 +619,10 @@ class Loop:
     def load_profiles(self) -> None:
         """Read the profiles anew. Post Changed afterwards."""
         self.profiles = self.store.profiles()
+        listed = self.store.listed()
         self.facts = replace(
             self.facts,
-            profiles={name: profile_facts(p) for name, p in self.profiles.items()},
+            profiles={name: replace(profile_facts(p), listed=name in listed) for name, p in self.profiles.items()},
             profiles_damaged=bool(self.store.damaged_profiles),
         )
         self.warnings.pop("profiles", None)
@@ -551,8 +642,11 @@ class Loop:
         for explorer in self._explorers:
             await explorer.abandon()
         await self._attempts.abandon()
+        await self.accounting.end()
+        await self._exporter.end()
         policy = self.enforcer.enforced
-        if policy is not None and not policy.capture and not self.decision.lockdown and self.decision.closed is None:
+        free = policy is not None and not policy.capture and not policy.only
+        if free and not self.decision.lockdown and self.decision.closed is None:
             try:
                 await self.enforcer.reset()
             except HostError as err:

@@ -39,6 +39,10 @@ LIVE = frozenset({Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING})
 TEMPORARY = frozenset(
     {
         Cause.SERVER_UNREACHABLE,
+        Cause.CREDENTIALS_MISSING,
+        Cause.CREDENTIALS_REFUSED,
+        Cause.CERTIFICATE_REFUSED,
+        Cause.TLS_FAILED,
         Cause.TUNNEL_LOST,
         Cause.TUNNEL_FAILED,
         Cause.FIREWALL_FAILED,
@@ -104,10 +108,14 @@ def goal(decision: Decision) -> _Goal:
         return _Goal(Phase.BLOCKED, Cause.NO_NETWORK)
     if decision.profile is None:
         return _Goal(Phase.BLOCKED, Cause.NO_PROFILE)
+    if decision.profile.listed and not decision.profile.endpoints:
+        return _Goal(Phase.BLOCKED, Cause.NO_SERVER)
     if not decision.routable:
         return _Goal(Phase.BLOCKED, Cause.NO_ROUTE)
     if decision.portal:
         return _Goal(Phase.PORTAL, Cause.PORTAL)
+    if decision.choosing:
+        return _Goal(Phase.BLOCKED, Cause.CHOOSING_SERVER)
     return _Goal(Phase.CONNECTING, tunnel=True)
 
 
@@ -157,15 +165,27 @@ def _attempt(state: State, decision: Decision, phase: Phase) -> Step:
         attempt=number,
         failures=state.failures,
         network=decision.network,
+        turn=_turn(state, decision),
     )
-    return attempted, (Enforce(), OpenTunnel(number, decision.profile.name))
+    return attempted, (Enforce(), OpenTunnel(number, decision.profile.name, attempted.servers))
+
+
+def _turn(state: State, decision: Decision) -> int:
+    """Whose turn it is: the server that was in use, or the next that a network leads to."""
+    profile = decision.profile
+    assert profile is not None
+    first = state.turn if state.profile == profile else 0
+    turns = range(first, first + len(profile.endpoints)) if profile.one_at_a_time else ()
+    return next((turn for turn in turns if decision.leads_to.issuperset(profile.servers(turn))), first)
 
 
 def _lost(state: State, cause: Cause, decision: Decision) -> Step:
     """A tunnel that worked is tried again at once; one that could not be made waits its turn."""
     if state.phase is Phase.CONNECTED and goal(decision).tunnel:
         return _attempt(replace(state, cause=cause), decision, Phase.RECONNECTING)
-    failed = replace(state, phase=Phase.BLOCKED, cause=cause, failures=state.failures + 1, tunnel=None)
+    failed = replace(
+        state, phase=Phase.BLOCKED, cause=cause, failures=state.failures + 1, turn=state.turn + 1, tunnel=None
+    )
     actions = (Enforce(), CloseTunnel(state.attempt), ScheduleRetry(state.attempt, failed.failures))
     return failed, actions
 

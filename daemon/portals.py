@@ -191,7 +191,7 @@ def _tell(search: _Search, link: Link, facts: Facts, decision: Decision, phase: 
     asked = any(each.ifname == ifname and each.action is WifiAction.PROMPT for each in decision.judgements)
     network = facts.wifi.get(ifname)
     met = network is not None and network.connectivity is Reach.PORTAL  # whoever manages the card was there before us
-    if asked or met or phase in (Phase.BLOCKED, Phase.PORTAL):
+    if asked or met or (phase in (Phase.BLOCKED, Phase.PORTAL) and not decision.choosing):
         search.urgent.set()
     logging_in = ifname in facts.login
     if logging_in != search.logging_in:  # whoever has logged in may have been quicker than we look

@@ -23,9 +23,11 @@ from daemon.host import Counters, HostError
 from daemon.inbox import Found
 from daemon.loop import Loop
 from daemon.prompts import rule_to_save
+from daemon.server_service import ServerService
 from daemon.settings_keeper import SettingsKeeper
 from daemon.store import StoreError
 from daemon.trace import Trace
+from daemon.traffic import TrafficTeller
 from ipc import interface
 from ipc.access import Caller
 from ipc.errors import Error, ServiceError
@@ -34,7 +36,7 @@ from policies.classify import ssid_text
 from policies.decide import Answer, Manual, Rule
 from policies.facts import Address, Security, WifiNetwork
 from policies.known import stands_for
-from policies.profiles import ProfileError, WireGuardProfile, parse_wireguard, with_addresses
+from policies.profiles import Profile, ProfileError, parse, unresolved, with_addresses, with_login
 from policies.profiles import facts as profile_facts
 from policies.settings import (
     KnownNetwork,
@@ -46,6 +48,7 @@ from policies.settings import (
     known_to_json,
     parse_settings,
 )
+from policies.split import Group
 from policies.states import Changed, Event, Reconnect, State, Target
 
 log = structlog.get_logger()
@@ -64,8 +67,10 @@ class DaemonService:
     ) -> None:
         self._loop, self._version = loop, version
         self._settings = settings or SettingsKeeper(loop)
+        self._servers = ServerService(loop)
         self.diagnostics = Diagnostics(loop, self._settings, trace or Trace(loop.store.folder / "trace", time.time))
         self._entered: tuple[State, int] = (loop.state, int(time.time()))
+        self._traffic = TrafficTeller(loop.accounting, loop.allowances)
         self._listed: tuple[object, ...] = ()
         self._lists = 0  # grows when what is listed has changed
         self._counted: tuple[State, float, Counters | None] = (loop.state, -math.inf, None)  # when, and what it was
@@ -99,6 +104,8 @@ class DaemonService:
             lists=self._lists,
             sequence=0,
             version=self._version,
+            outside=loop.splits.outside,
+            detail=loop.detail,
         )
 
     async def get_status(self, caller: Caller) -> interface.Status:
@@ -385,7 +392,7 @@ class DaemonService:
 
         await self._change(caller, "forget a known network", run)
 
-    async def portal_login(self, caller: Caller) -> AsyncGenerator[interface.PortalLogin, None]:
+    async def portal_login(self, caller: Caller) -> AsyncGenerator[interface.LoginState, None]:
         log.info("asked", what="log in to the portal", uid=caller.uid, pid=caller.pid, face=caller.transport.value)
         async with contextlib.aclosing(self._loop.logins.log_in(caller.process, caller.uid)) as told:
             async for each in told:
@@ -417,16 +424,16 @@ class DaemonService:
 
     async def import_profile(self, caller: Caller, name: str, text: str) -> tuple[interface.Notice, ...]:
         try:
-            profile, notices = parse_wireguard(name, text)
+            profile, notices = parse(name, text)
         except ProfileError as err:
-            raise ServiceError(
-                Error.PROFILE_REFUSED, "Import", f"line {err.line}: {err.directive}: {err.problem}.", f"{err.remedy}."
-            ) from None
+            raise _refused("Import", err) from None
         resolved = await self._resolved(profile)
 
         async def run() -> Event:
             loop, only = self._loop, tuple(self._loop.profiles)
             former, state = loop.profiles.get(name), loop.state
+            if former != resolved:
+                self._servers.forget(name)
             self._saving(lambda: loop.store.save_profile(resolved))
             loop.load_profiles()
             if loop.intent.profile is None and len(only) == 1 and len(loop.profiles) > 1:
@@ -438,9 +445,9 @@ class DaemonService:
         await self._change(caller, f"import profile {name}", run)
         return tuple(interface.Notice(each.line, each.directive, each.reason) for each in notices)
 
-    async def _resolved(self, profile: WireGuardProfile) -> WireGuardProfile:
+    async def _resolved(self, profile: Profile) -> Profile:
         """Names of servers are resolved now, once: while a tunnel is being made no DNS may pass."""
-        hosts = {peer.host: peer.port for peer in profile.peers if peer.host and not peer.addresses}
+        hosts = unresolved(profile)
         found: dict[str, tuple[Address, ...]] = {}
         until = asyncio.get_running_loop().time() + RESOLVE_S  # for all of them: the caller does not wait for ever
         for host, port in hosts.items():
@@ -466,12 +473,35 @@ class DaemonService:
         return tuple(
             interface.Profile(
                 name=profile.name,
-                kind="wireguard",
+                kind=profile.kind,
                 servers=tuple(tell.endpoint_text(each) for each in profile_facts(profile).endpoints),
                 chosen=chosen is not None and chosen.name == profile.name,
             )
             for profile in self._loop.profiles.values()
         )
+
+    async def show_profile(self, caller: Caller, name: str) -> tuple[interface.ProfileField, ...]:
+        from policies.profiles_shown import shown
+
+        if name not in self._loop.profiles:
+            raise no_such_profile(name)
+        return tuple(interface.ProfileField(*each) for each in shown(self._loop.profiles[name]))
+
+    async def set_login(self, caller: Caller, name: str, user: str, password: str) -> None:
+        async def run() -> Event:
+            loop = self._loop
+            if name not in loop.profiles:
+                raise no_such_profile(name)
+            try:
+                profile = with_login(loop.profiles[name], user, password)
+            except ProfileError as err:
+                raise _refused("SetLogin", err) from None
+            self._saving(lambda: loop.store.save_profile(profile))
+            loop.load_profiles()
+            used = loop.state.profile is not None and loop.state.profile.name == name
+            return Reconnect() if used else Changed()
+
+        await self._change(caller, f"login for profile {name!r}", run)
 
     async def remove_profile(self, caller: Caller, name: str) -> None:
         async def run() -> Event:
@@ -480,6 +510,7 @@ class DaemonService:
                 raise no_such_profile(name)
             if loop.state.profile is not None and loop.state.profile.name == name:
                 raise ServiceError(Error.NOT_NOW, "Remove", f"{name} is in use.", "Disconnect first.")
+            self._servers.forget(name)
             self._saving(lambda: loop.store.remove_profile(name))
             loop.load_profiles()
             if loop.intent.profile == name:
@@ -487,6 +518,76 @@ class DaemonService:
             return Changed()
 
         await self._change(caller, f"remove profile {name!r}", run)
+
+    # --- Traffic -----------------------------------------------------------------------------------------------------
+
+    async def get_traffic(self, caller: Caller) -> interface.Traffic:
+        return self._traffic.now()
+
+    def follow_traffic(self, caller: Caller) -> AsyncGenerator[interface.Traffic, None]:
+        return self._traffic.follow()
+
+    async def get_usage(
+        self, caller: Caller, by: str, first: str | None = None, last: str | None = None
+    ) -> tuple[interface.Usage, ...]:
+        return self._traffic.usage(by, first, last)
+
+    async def grant_allowance(self, caller: Caller) -> None:
+        async def run() -> Event:
+            return self._loop.allowances.grant()
+
+        await self._change(caller, "grant the allowance once more", run)
+
+    # --- Servers -----------------------------------------------------------------------------------------------------
+
+    async def import_servers(self, caller: Caller, profile: str, text: str) -> int:
+        servers = self._servers.parsed(text)
+
+        async def run() -> Event:
+            return self._servers.bring(profile, servers)
+
+        await self._change(caller, f"import {len(servers.servers)} servers of {profile!r}", run)
+        return len(servers.servers)
+
+    async def remove_servers(self, caller: Caller, profile: str) -> None:
+        async def run() -> Event:
+            return self._servers.take_away(profile)
+
+        await self._change(caller, f"remove the servers of {profile!r}", run)
+
+    async def list_servers(
+        self, caller: Caller, profile: str | None, country: str | None = None, start: int = 0
+    ) -> tuple[interface.Server, ...]:
+        return self._servers.listed(profile, country, start)
+
+    async def connect_server(self, caller: Caller, profile: str | None, server: str) -> None:
+        async def run() -> Event:
+            return self._servers.connect(profile, server)
+
+        await self._change(caller, f"connect through {server!r}", run)
+
+    async def set_favourite(self, caller: Caller, profile: str | None, server: str, on: bool) -> None:
+        async def run() -> Event:
+            return self._servers.favour(profile, server, on)
+
+        await self._change(caller, f"favourite {server!r} {'on' if on else 'off'}", run)
+
+    # --- Split -------------------------------------------------------------------------------------------------------
+
+    async def list_split(self, caller: Caller) -> tuple[interface.SplitEntry, ...]:
+        return self._loop.splits.listed(caller)
+
+    async def add_split(self, caller: Caller, group: str, pid: int = 0) -> None:
+        await self._loop.splits.add(caller, Group(group), pid)
+
+    async def remove_split(self, caller: Caller, pid: int) -> None:
+        await self._loop.splits.remove(caller, pid)
+
+    async def add_split_program(self, caller: Caller, group: str, path: str, uid: int = -1) -> None:
+        await self._loop.splits.add_program(caller, Group(group), path, uid)
+
+    async def remove_split_program(self, caller: Caller, path: str, uid: int = -1) -> None:
+        await self._loop.splits.remove_program(caller, path, uid)
 
     # --- Settings ----------------------------------------------------------------------------------------------------
 
@@ -592,6 +693,11 @@ def _fixed(what: str, ssid: bytes) -> ServiceError:
 def invalid(what: str, why: str) -> ServiceError:
     """An argument is wrong."""
     return ServiceError(Error.INVALID_ARGUMENT, what, why)
+
+
+def _refused(what: str, err: ProfileError) -> ServiceError:
+    problem = f"line {err.line}: {err.directive}: {err.problem}."
+    return ServiceError(Error.PROFILE_REFUSED, what, problem, f"{err.remedy}.")
 
 
 def no_such_profile(name: str) -> ServiceError:

@@ -45,7 +45,15 @@ def server(state: State) -> Endpoint | None:
     """The server in use."""
     if state.profile is None or state.phase not in (Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING):
         return None
-    return state.profile.endpoints[0] if state.profile.endpoints else None
+    return state.servers[0] if state.servers else None
+
+
+def server_name(state: State) -> str | None:
+    """The name of the server in use, in its profile's list."""
+    used = server(state)
+    if used is None or state.profile is None:
+        return None
+    return next((name for at, name in zip(state.profile.endpoints, state.profile.names) if at == used), None)  # noqa: B905
 
 
 def endpoint_text(endpoint: Endpoint) -> str:
@@ -67,6 +75,8 @@ def status(
     lists: int,
     sequence: int,
     version: str,
+    detail: str | None = None,
+    outside: int = 0,
 ) -> Status:
     """The whole status but for the byte counts, which are read when asked for.
 
@@ -82,6 +92,7 @@ def status(
         cause_text=SENTENCES[state.cause] if state.cause else None,
         profile=state.profile.name if state.profile else None,
         server=endpoint_text(used) if used else None,
+        server_name=server_name(state),
         since=since,
         networks=networks(facts, decision, enforced),
         kill_switch=decision.kill_switch,
@@ -93,4 +104,6 @@ def status(
         lists=lists,
         sequence=sequence,
         version=version,
+        detail=detail,
+        outside=outside,
     )

@@ -22,8 +22,14 @@ from daemon import files
 from policies.decide import Answer, Intent, Manual, Rule
 from policies.own_settings import from_json as own_from_json
 from policies.own_settings import to_json as own_to_json
-from policies.profiles import WireGuardProfile, from_json, to_json
+from policies.profiles import Profile, ProfileError, from_json, to_json
+from policies.server_lists import from_json as servers_from_json
+from policies.server_lists import to_json as servers_to_json
+from policies.servers import ServerList, parse_choice
 from policies.settings import KnownNetwork, WifiAction, known_from_json, known_to_json
+from policies.split import Program
+from policies.split import from_json as programs_from_json
+from policies.split import to_json as programs_to_json
 from policies.states import Target
 
 Files = Sequence[tuple[str, str]]  # names and texts of settings files
@@ -33,6 +39,7 @@ CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE known (ssid TEXT PRIMARY KEY, network TEXT NOT NULL) STRICT;
 """
 _VERSION = 2
+NO_PROGRAMS = programs_to_json(())
 LARGEST = 4 << 20  # bytes of a profile file: the longest text that can be imported, with room for its JSON
 _KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?)"
 _ALONE = "PRAGMA locking_mode=EXCLUSIVE"  # so no shared memory is needed, whose file cannot be made on a full disk
@@ -170,6 +177,7 @@ class Store:
         for (network,) in db.execute("SELECT network FROM known"):
             known_from_json(network)
         _own_from_json(kept.get("own"))
+        programs_from_json(kept.get("programs", NO_PROGRAMS))
         self.trouble = kept.get("trouble")
 
     def _parts(self) -> list[Path]:
@@ -260,6 +268,17 @@ class Store:
         if text != self._kept("settings"):
             self._write(_KEEP, ("settings", text))
 
+    def programs(self) -> frozenset[Program]:
+        """What users have listed for split tunnelling. Raises StoreError."""
+        try:
+            return programs_from_json(self._kept("programs") or NO_PROGRAMS)
+        except (ValueError, TypeError) as err:
+            raise StoreError(f"{self._file}: the list of programs is damaged") from err
+
+    def save_programs(self, programs: frozenset[Program]) -> None:
+        """Raises StoreError."""
+        self._write(_KEEP, ("programs", programs_to_json(programs)))
+
     def own_settings(self) -> dict[str, str]:
         """The users' own settings: texts by key. Raises StoreError."""
         try:
@@ -293,9 +312,9 @@ class Store:
 
     # --- profiles ----------------------------------------------------------------------------------------------------
 
-    def profiles(self) -> Mapping[str, WireGuardProfile]:
+    def profiles(self) -> Mapping[str, Profile]:
         """All readable profiles, by name; an unreadable one is left where it is, named in `damaged_profiles`."""
-        found: dict[str, WireGuardProfile] = {}
+        found: dict[str, Profile] = {}
         damaged: dict[str, Path] = {}
         for file in sorted((self.folder / "profiles").glob("*.json")):
             try:
@@ -310,7 +329,7 @@ class Store:
         self.warnings = [f"The profile file {file} is damaged: import or remove it." for file in damaged.values()]
         return found
 
-    def save_profile(self, profile: WireGuardProfile) -> None:
+    def save_profile(self, profile: Profile) -> None:
         """Raises StoreError."""
         self._profile_file(profile.name, lambda file: files.write(file, to_json(profile).encode()))
 
@@ -318,8 +337,39 @@ class Store:
         """Raises StoreError; a profile that is not there is no error."""
         self._profile_file(name, files.remove)
 
+    def listed(self) -> frozenset[str]:
+        """The profiles that have a list of servers."""
+        return frozenset(file.stem for file in (self.folder / "profiles").glob("*.servers"))
+
+    def servers(self, name: str) -> ServerList:
+        """A profile's list, read each time: it may be long, and is needed seldom. Raises StoreError."""
+        file = self._servers_file(name)
+        try:
+            return servers_from_json(files.read(file, LARGEST).decode())
+        except OSError as err:
+            raise StoreError(f"{file}: {err.strerror}") from err
+        except ValueError as err:  # never with its cause, which may quote a key
+            raise StoreError(f"{file} is damaged: import the list of servers again") from (
+                err if isinstance(err, ProfileError) else None
+            )
+
+    def save_servers(self, name: str, servers: ServerList) -> None:
+        """Raises StoreError."""
+        self._write_file(self._servers_file(name), lambda file: files.write(file, servers_to_json(servers).encode()))
+
+    def remove_servers(self, name: str) -> None:
+        """Raises StoreError; a list that is not there is no error."""
+        self._write_file(self._servers_file(name), files.remove)
+
+    def _servers_file(self, name: str) -> Path:
+        return self.folder / "profiles" / f"{name}.servers"  # a profile's name has no slash and no leading dot
+
     def _profile_file(self, name: str, change: Callable[[Path], object]) -> None:
-        file = self.folder / "profiles" / f"{name}.json"  # the parser admitted the name: no slash, no leading dot
+        # The parser admitted the name: no slash, no leading dot.
+        self._write_file(self.folder / "profiles" / f"{name}.json", change)
+
+    @staticmethod
+    def _write_file(file: Path, change: Callable[[Path], object]) -> None:
         try:
             change(file)
         except OSError as err:
@@ -379,7 +429,10 @@ def _intent_from_json(text: str) -> Intent:
         Answer(str(each["network"]), WifiAction(each["action"]), Rule(each["rule"]))
         for each in values.pop("answers", ())  # earlier versions kept none
     )
-    intent = Intent(target=target, manual=chosen, answers=answers, **values)
+    servers = tuple((str(profile), str(choice)) for profile, choice in values.pop("servers", ()))
+    for _, choice in servers:
+        parse_choice(choice)
+    intent = Intent(target=target, manual=chosen, answers=answers, servers=servers, **values)
     if not isinstance(intent.kill_switch, bool) or not isinstance(intent.lockdown, bool):
         raise ValueError("kill_switch and lockdown must be true or false")
     if not isinstance(intent.profile, str | None):

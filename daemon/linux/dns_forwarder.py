@@ -1,7 +1,7 @@
-"""DNS for the process tree in which people log in to a captive portal: addresses of names, and little else.
+"""DNS for a process tree: addresses of names, and little else. Of a login to a captive portal, and beside the tunnel.
 
-Runs in the confined child (`confined.py`) for as long as the login. Firewall rules lead the tree's questions here and
-keep everybody else's away. Both sides are strangers: the tree may be a browser that shows a hostile page, and the
+Runs in the confined child (`confined.py`) for as long as it is needed. Firewall rules lead the tree's questions here
+and keep everybody else's away. Both sides are strangers: the tree may be a browser that shows a hostile page, and the
 network's resolver belongs to whoever runs the network. So nothing is passed on: of a question that is allowed a new one
 is made, and of what comes back a new answer with addresses and nothing else, for the parsers of C libraries have had
 holes (CVE-2015-7547).
@@ -183,10 +183,13 @@ class Forwarder:
         ask: Callable[[int, bytes], None],
         reply: Callable[[int, bytes, Address], None],
         draw: Callable[[], int] = lambda: int.from_bytes(os.urandom(2)),
+        per_s: float = PER_S,
+        burst: float = BURST,
     ) -> None:
         self._resolvers, self._ask, self._reply, self._draw = resolvers, ask, reply, draw
         self._waiting: dict[int, Waiting] = {}  # by the number that resolvers see
-        self._budget, self._since = BURST, 0.0
+        self._per_s, self._burst = per_s, burst  # questions that are passed on
+        self._budget, self._since = burst, 0.0
 
     def asked(self, message: bytes, listener: int, client: Address, now: float) -> None:
         """By the tree."""
@@ -197,7 +200,7 @@ class Forwarder:
         if wanted.kind not in ADDRESS_BYTES:
             self._reply(listener, answer(wanted, REFUSED), client)
             return
-        self._budget = min(BURST, self._budget + max(0.0, now - self._since) * PER_S)
+        self._budget = min(self._burst, self._budget + max(0.0, now - self._since) * self._per_s)
         self._since = now
         if self._budget < 1 or len(self._waiting) >= WAITING or not self._resolvers:
             return  # programs ask again after some seconds
@@ -234,7 +237,8 @@ class Forwarder:
 
 def serve(sockets: Sequence[socket.socket], argument: bytes, tell: Callable[[bytes], None]) -> None:
     """For ever: the first `argument["listening"]` sockets are asked, the others, connected, lead to resolvers."""
-    count = int(json.loads(argument)["listening"])
+    said = json.loads(argument)
+    count = int(said["listening"])
     listeners, resolvers = sockets[:count], sockets[count:]
 
     def ask(resolver: int, message: bytes) -> None:
@@ -249,7 +253,8 @@ def serve(sockets: Sequence[socket.socket], argument: bytes, tell: Callable[[byt
         except OSError:
             return  # whoever asked has gone
 
-    forwarder = Forwarder(len(resolvers), ask, reply)
+    per_s, burst = float(said.get("per_s", PER_S)), float(said.get("burst", BURST))
+    forwarder = Forwarder(len(resolvers), ask, reply, per_s=per_s, burst=burst)
     poll = select.poll()
     by_number = {each.fileno(): at for at, each in enumerate(sockets)}
     for each in sockets:

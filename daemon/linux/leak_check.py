@@ -94,6 +94,9 @@ class Probe:
 class LinuxLeakCheck:
     """Implements `daemon.host.LeakCheck`. Needs CAP_NET_RAW."""
 
+    def __init__(self, excluded: tuple[IPv4Network | IPv6Network, ...] = ()) -> None:
+        self.excluded = excluded
+
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         links = _present({name: _ifindex(name) for name in ifnames})
         if not links:
@@ -104,7 +107,7 @@ class LinuxLeakCheck:
             except OSError as err:
                 raise HostError("check for leaks", f"the links cannot be watched: {err.strerror}") from err
             await _control(capture, links)
-            sent = [_send(probe, stack) for probe in _probes(_present(links))]
+            sent = [_send(probe, stack) for probe in _probes(_present(links), self.excluded)]
             await asyncio.sleep(WATCH_S)
             seen = capture.frames()
             await _control(capture, _present(links))  # still seeing, or the silence proves nothing
@@ -187,7 +190,7 @@ async def _control(capture: Capture, links: Mapping[str, int]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-def _probes(links: Mapping[str, int]) -> Iterable[Probe]:
+def _probes(links: Mapping[str, int], excluded: Sequence[IPv4Network | IPv6Network] = ()) -> Iterable[Probe]:
     """Each has a target of its own, so that whoever asks the link for it is known to look for this probe's way."""
     taken: set[IPv4Address | IPv6Address] = set()
     for link in (None, *links.items()):
@@ -196,6 +199,8 @@ def _probes(links: Mapping[str, int]) -> Iterable[Probe]:
                 drawn = (network[1 + secrets.randbelow(network.num_addresses - 2)] for _ in range(DRAWS))
                 target = next((each for each in drawn if each not in taken), network[1])
                 taken.add(target)
+                if any(target in each for each in excluded if each.version == target.version):
+                    continue
                 yield Probe(kind, target, link, secrets.token_bytes(TOKEN_BYTES))
 
 

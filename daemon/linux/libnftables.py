@@ -20,6 +20,7 @@ LIBRARY = "libnftables.so.1"
 PROGRAM = Path("/usr/sbin/nft")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 KEPT = 4  # transactions of which is known what they print
+ALLOWANCE = re.compile(r"over \d+ bytes")
 LIMIT = 10.0  # seconds for the program; it never took a hundredth of that
 
 
@@ -63,7 +64,9 @@ class LibNft:
             self._lib.nft_ctx_free(self._ctx)
 
     async def run(self, commands: str, *, check: bool = False) -> str:
-        told = self._told.get(commands)
+        # How much an allowance has left is no part of the bytecode.
+        known = ALLOWANCE.sub("over", commands, count=1) if "quota" in commands else commands
+        told = self._told.get(known)
         self._lib.nft_ctx_set_dry_run(self._ctx, check)
         self._lib.nft_ctx_output_set_debug(self._ctx, DEBUG_NETLINK if told is None else 0)
         failed = self._lib.nft_run_cmd_from_buffer(self._ctx, commands.encode())
@@ -73,8 +76,8 @@ class LibNft:
             raise NftError(complaint(errors.decode(errors="replace")))
         if told is None:
             told = output.decode(errors="replace")
-            if not commands.startswith("list"):
-                self._told = dict([*self._told.items(), (commands, told)][-KEPT:])
+            if not commands.startswith(("list", "add quota")):  # the latter never twice
+                self._told = dict([*self._told.items(), (known, told)][-KEPT:])
         return told
 
 

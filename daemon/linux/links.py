@@ -6,7 +6,7 @@ kept for links that cannot reach the outside by themselves. First row that fits:
 | link                                              | kind            | because
 |---------------------------------------------------|-----------------|--------------------------------------------------
 | IFF_LOOPBACK                                      | LOOPBACK        | the kernel sets the flag; no rule may turn it
-| the name TUNNEL_IFNAME                            | TUNNEL          | ours; no rule may turn it
+| the names TUNNEL_IFNAME, PROBE_IFNAME             | TUNNEL          | ours; no rule may turn it
 | a `links` rule with a kind matches its name       | the rule's      | the administrator knows what the kernel cannot
 | hardware whose frames are those of the air        | VIRTUAL         | a monitor: IP packets are no such frames
 | driver virt_wifi; hardware with DEVTYPE=wlan or   | WIFI            | cfg80211 sets the type before the link exists;
@@ -45,7 +45,7 @@ import structlog
 from daemon.host import HostError
 from daemon.linux import neighbours
 from policies.facts import Address, Interface, Link, LinkKind
-from policies.firewall import TUNNEL_IFNAME
+from policies.firewall import PROBE_IFNAME, TUNNEL_IFNAME
 
 if TYPE_CHECKING:
     from policies.settings import LinkRule
@@ -67,7 +67,7 @@ IFLA_CARRIER_CHANGES, IFLA_LINK_NETNSID = 35, 37
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 0x8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 4, 5, 9, 15, 18
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 9, 15, 18
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 
@@ -121,7 +121,7 @@ def kinds(
         """What it is whatever it is joined to; None when that decides."""
         if device.flags & IFF_LOOPBACK:
             return LinkKind.LOOPBACK
-        if device.ifname == TUNNEL_IFNAME:
+        if device.ifname in (TUNNEL_IFNAME, PROBE_IFNAME):
             return LinkKind.TUNNEL
         for pattern, kind in ruled:
             if fnmatchcase(device.ifname, pattern):
@@ -291,14 +291,18 @@ def _interface_of(payload: memoryview) -> tuple[int, Interface] | None:
     return ifindex, _interface(packed, prefix)
 
 
-def _gateways_of(payload: memoryview) -> Iterator[tuple[int, Address]]:
-    """(ifindex, gateway) of a default route of the main table; several with multipath."""
+def _gateways_of(payload: memoryview) -> Iterator[tuple[int, Address, int | None]]:
+    """(ifindex, gateway, half) of a default route of the main table; several with multipath.
+
+    `half`: 0 or 1 for a route to the lower or upper half of all addresses, None for one to all of them.
+    """
     _, dst_len, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(payload)
-    if dst_len != 0 or kind != RTN_UNICAST:
+    if dst_len > 1 or kind != RTN_UNICAST:
         return
     attributes = _attributes(payload[_ROUTE.size :])
     if (_number(attributes.get(RTA_TABLE)) or table) != RT_TABLE_MAIN:
         return
+    half = bytes(attributes.get(RTA_DST, b"\0"))[0] >> 7 if dst_len else None
     hops = [(_number(attributes.get(RTA_OIF)), attributes)]
     rest = attributes.get(RTA_MULTIPATH, b"")
     while len(rest) >= _NEXTHOP.size:
@@ -310,7 +314,33 @@ def _gateways_of(payload: memoryview) -> Iterator[tuple[int, Address]]:
     for ifindex, hop in hops:
         packed = hop.get(RTA_GATEWAY) or hop.get(RTA_VIA, b"")[2:]  # RTA_VIA: family, then the address
         if ifindex and len(packed) in (4, 16):
-            yield ifindex, _address(packed)
+            yield ifindex, _address(packed), half
+
+
+class _Gateways:
+    """Of each link: of its default routes, or of two halves of everything where it has none of that IP version.
+
+    Some DHCP servers push 0.0.0.0/1 and 128.0.0.0/1 alone, and such a network works. Beside a default route, halves are
+    somebody's way around it.
+    """
+
+    def __init__(self) -> None:
+        self._whole: dict[tuple[int, int], dict[Address, None]] = {}  # by ifindex and version; keeps the kernel's order
+        self._halves: dict[tuple[int, int], tuple[dict[Address, None], dict[Address, None]]] = {}
+
+    def add(self, ifindex: int, gateway: Address, half: int | None) -> None:
+        key = ifindex, gateway.version
+        if half is None:
+            self._whole.setdefault(key, {})[gateway] = None
+        else:
+            self._halves.setdefault(key, ({}, {}))[half][gateway] = None
+
+    def of(self, ifindex: int) -> tuple[Address, ...]:
+        found: dict[Address, None] = {}
+        for key in ((ifindex, 4), (ifindex, 6)):
+            lower, upper = self._halves.get(key, ({}, {}))
+            found |= self._whole.get(key, {} if not (lower and upper) else lower | upper)
+        return tuple(found)
 
 
 # --- the two verbs ----------------------------------------------------------------------------------------------------
@@ -364,13 +394,13 @@ class LinuxLinks:
             for kind, payload in _dump(sock, RTM_GETADDR, _ALL_ADDRESSES, take_interrupted):
                 if kind == RTM_NEWADDR and (found := _interface_of(payload)):
                     addresses.setdefault(found[0], []).append(found[1])
-            gateways: dict[int, dict[Address, None]] = {}  # a set that keeps the kernel's order
+            gateways = _Gateways()
             for family in (socket.AF_INET, socket.AF_INET6):
                 try:
                     for kind, payload in _dump(sock, RTM_GETROUTE, _main_table(family), take_interrupted):
                         if kind == RTM_NEWROUTE:
-                            for ifindex, gateway in _gateways_of(payload):
-                                gateways.setdefault(ifindex, {})[gateway] = None
+                            for found_one in _gateways_of(payload):
+                                gateways.add(*found_one)
                 except OSError as err:
                     if err.errno not in NO_SUCH_TABLE:
                         raise
@@ -380,7 +410,7 @@ class LinuxLinks:
                 device.ifindex, device.ifname, decided[device.ifindex],
                 up=bool(device.flags & IFF_UP), carrier=bool(device.flags & IFF_LOWER_UP),
                 carrier_changes=device.carrier_changes, mac=device.mac,
-                addresses=tuple(addresses.get(device.ifindex, ())), gateways=tuple(gateways.get(device.ifindex, ())),
+                addresses=tuple(addresses.get(device.ifindex, ())), gateways=gateways.of(device.ifindex),
             )
             for device in {device.ifindex: device for device in devices}.values()
         )  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-from daemon.linux.resolver import HEADER, Original
+from daemon.linux.resolver_file import HEADER, Original
 from policies.facts import Address
 
 # Where whoever manages the network writes which resolvers it gave. The first that names one counts.
@@ -18,16 +19,31 @@ WRITTEN = tuple(
         "/run/NetworkManager/no-stub-resolv.conf", "/run/NetworkManager/resolv.conf", "/run/resolvconf/resolv.conf",
     )
 )  # fmt: skip
+# Where resolvconf keeps what each link's manager gave it, a file a link. Only its own program needs to know more.
+RECORDS = (Path("/run/resolvconf/interface"), Path("/run/resolvconf/interfaces"))
+# What we have told those managers ourselves, which they write too.
+NOTES = (Path("/var/lib/tunwarden/networkmanager-dns.json"), Path("/run/tunwarden/resolvconf"))
 MOST = 4  # that are asked
 LONGEST = 64 << 10  # bytes of a resolv.conf
 
 
-def of_the_network(written: Sequence[Path] = WRITTEN) -> list[Address]:
-    """Those of the first file that names one on another machine."""
-    for path in written:
-        if found := [address for address in _nameservers(path) if not address.is_loopback]:
+def of_the_network(
+    written: Sequence[Path] = WRITTEN, records: Sequence[Path] = RECORDS, notes: Sequence[Path] = NOTES
+) -> list[Address]:
+    """Those of the first file that names one on another machine, but for the tunnel's."""
+    ours = {address for note in notes for address in _told(note)}
+    for path in (*written, *(file for folder in records for file in sorted(folder.glob("*")))):
+        if found := [address for address in _nameservers(path) if not (address.is_loopback or address in ours)]:
             return found
     return []
+
+
+def _told(note: Path) -> Iterator[Address]:
+    try:
+        told = json.loads(note.read_bytes())["servers"]
+        yield from map(ip_address, told)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
 
 
 def _nameservers(path: Path) -> Iterator[Address]:

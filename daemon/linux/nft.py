@@ -9,12 +9,23 @@ from daemon.linux import libnftables, nft_readback
 from daemon.linux.libnftables import Nft, NftError
 from daemon.linux.nft_counters import Counters
 from daemon.linux.nft_readback import Table
-from daemon.linux.nft_render import REMOVE, TABLE, TOLD, Ruleset, render, replace_cleared, ruleset
+from daemon.linux.nft_render import (
+    ALLOWANCE,
+    REMOVE,
+    TABLE,
+    TOLD,
+    Ruleset,
+    render,
+    replace_cleared,
+    ruleset,
+    with_allowance,
+)
 from policies.firewall import FirewallPolicy
 
 __all__ = ["NftFirewall", "render"]
 
 LISTING = f"list table {TABLE}"
+EXACT = 1 << 14  # bytes: what an allowance may be off before it is set anew, where more than its fourfold is left
 
 
 class NftFirewall:
@@ -30,6 +41,7 @@ class NftFirewall:
         self._digest = ""
         self._counters = Counters()
         self._blocked = 0  # packets counted by tables that are gone
+        self._left: Callable[[], int] | None = None  # of `allow`: bytes for a metered tunnel
         self.policy: FirewallPolicy | None = None
 
     async def set(self, policy: FirewallPolicy) -> None:
@@ -48,7 +60,9 @@ class NftFirewall:
         blocked = await self.blocked()
         self._table = self.policy = None
         try:
-            table = nft_readback.sent(wanted.text, await self._connected().run(wanted.text))
+            # What is in use must not stop for the moment until `allow`; what passes meanwhile is counted there.
+            text = with_allowance(wanted.text, self._left()) if policy.metered and self._left else wanted.text
+            table = nft_readback.sent(wanted.text, await self._connected().run(text))
         except NftError as err:
             raise HostError("apply the firewall", str(err)) from err
         self._blocked = blocked
@@ -66,6 +80,24 @@ class NftFirewall:
             except NftError as err:
                 raise HostError("check the firewall", str(err)) from err
         return not await self._differences(table)
+
+    async def allow(self, left: Callable[[], int]) -> None:
+        """Let so many bytes more pass through a tunnel that is metered; a new table lets none. Raises HostError.
+
+        The kernel goes on counting, and `left` is asked last: what passes meanwhile is counted twice, never not at all.
+        """
+        self._left = left
+        try:
+            limit, used = self._counters.quota(ALLOWANCE)
+            wanted = left()
+            off = abs(limit - used - wanted)
+            if off <= min(EXACT, wanted // 4):
+                return
+            await self._connected().run(f"add quota {TABLE} {ALLOWANCE} {{ over {used + wanted} bytes }}\n")
+        except (OSError, LookupError) as err:
+            raise HostError("read the allowance", str(err)) from err
+        except NftError as err:
+            raise HostError("set the allowance", str(err)) from err
 
     async def reset(self) -> None:
         """Remove our table: the machine is open. Idempotent. Raises HostError."""

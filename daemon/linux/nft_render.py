@@ -2,14 +2,17 @@
 
 The order of the rules is the design (policies/README.md); each reordering below has leaked somewhere:
 
-  1. loopback; packets with the tunnel's address on any other link are dropped before anything can accept them
+  1. loopback; programs that use nothing but the tunnel get no further without it; packets with the tunnel's address on
+     any other link are dropped before anything can accept them
   2. cleared links (idle, or with the kill switch off): everything, DNS included
   3. the server: with our mark out, established in; without the mark never, not even as "local network"
-  4. beacons and a captive portal's login: with our mark out, and only what such flows bring in
+  4. beacons and a captive portal's login: with our mark out, and only what such flows bring in; programs that never use
+     the tunnel, with theirs
   5. the tunnel: everything but DNS to others than its resolvers. Most of the traffic gets no further
   6. DHCP client, NDP, MLD; then no other DNS: before the local network has a say
   7. containers and virtual machines, over links that reach nothing else, at their own networks only
-  8. the local network over links where it is allowed: a constant list of networks, and the administrator's own
+  8. networks that are reached beside the tunnel, then the local network over links where it is allowed: a constant list
+     of networks, and the administrator's own
   9. reject out and forward, so that programs fail at once; drop in, so that nobody is answered
 
 There is no blanket `ct state established accept`: flows from before the block die with the commit that brings it.
@@ -35,6 +38,8 @@ from policies.firewall import (
     LOGIN,
     LOGIN_MARK,
     MARK,
+    NEVER_MARK,
+    ONLY_MARK,
     TREE_PORTS,
     TUNNEL_IFNAME,
     FirewallPolicy,
@@ -50,9 +55,13 @@ DNS = "meta l4proto . th dport @dns"
 DNS_ANSWER = "meta l4proto . th sport @dns"
 DNS_PORTS = "{ tcp . 53, tcp . 853, udp . 53, udp . 853 }"  # plain, TLS and QUIC
 REPLY = "ct state established,related"
+ALLOWANCE = "allowance"  # the quota that a metered tunnel passes under: nothing, until NftFirewall.allow sets it
+NO_ALLOWANCE = "over 0 bytes"
 TOLD = ("blocked_out", "blocked_forward")  # what programs on this computer and in its containers did not get out
 
 NETWORKS = {"ip": "lan4", "ip6": "lan6"}  # the sets of the local network
+SUBNETS = {"ip": "beside4", "ip6": "beside6"}  # and of the excluded ones
+NAMES = "{ tcp . 53, udp . 53 }"
 NDP_IN = "{ nd-router-advert . 0, nd-redirect . 0, nd-neighbor-solicit . 0, mld-listener-query . 0 }"
 NDP_OUT = (
     "ff02::2 . nd-router-solicit . 0",
@@ -107,26 +116,39 @@ def replace_cleared(cleared: Iterable[str]) -> str:
     return f"flush set {TABLE} cleared\n" + (f"add element {TABLE} cleared {_braces(new)}\n" if new else "")
 
 
+def with_allowance(text: str, left: int) -> str:
+    """The same transaction, with so many bytes for a metered tunnel: everything else is as it was."""
+    return text.replace(NO_ALLOWANCE, f"over {left} bytes", 1)
+
+
 def _table(policy: FirewallPolicy) -> list[str]:
     lines = [line for hook in ("in", "out", "forward") for line in (f"\tcounter blocked_{hook} {{", "\t}")]
+    if policy.tunnel and policy.metered:
+        lines += [f"\tquota {ALLOWANCE} {{", f"\t\t{NO_ALLOWANCE}", "\t}"]
     lines += _sets(policy)
     lines += _chain("refuse", "", _refusals(policy))
     if policy.servers:
         # L3: unmarked, it would be plaintext with the server's address on it.
         lines += _chain("server", "", [f"meta mark {MARK:#x} accept", _refuse("out")])
     if policy.tunnel:
-        lines += _chain("to_tunnel", "", _to_tunnel(policy.tunnel))
+        if policy.metered:
+            # L18, as below: a refused question makes systemd-resolved spin.
+            lines += _chain("used_up", "", [f"meta l4proto udp {DNS} drop", "goto refuse"])
+        lines += _chain("to_tunnel", "", [*_metered(policy, "", "goto used_up"), *_to_tunnel(policy.tunnel)])
     if inside := [*_to_inside(policy)]:
         lines += _chain("inside", "", inside)
     if _lan(policy):
         lines += _chain("to_lan", "", _to_lan())
+    if _beside(policy):
+        lines += _chain("beside", "", [f"meta l4proto . th dport {NAMES} {_refuse('out')}", "accept"])
     if early := [*_prerouting(policy)]:
         lines += _chain("prerouting", "type filter hook prerouting priority -150; policy accept;", early)
-    if tree := [*_tree_dns(policy)]:
-        lines += _chain("login", "type nat hook output priority -100; policy accept;", tree)
+    if led := [*_led(policy)]:
+        redirected = [f"meta mark {mark:#x} udp dport 53 redirect to :{port}" for mark, port in led]
+        lines += _chain("login", "type nat hook output priority -100; policy accept;", redirected)
         # A socket bound to a link takes along by it what was led to the loopback: IPv6 would send to ::1 over Ethernet.
-        stray = f'oifname != "lo" meta mark {LOGIN_MARK:#x} udp dport {_port(policy.tree_dns)} {_drop("out")}'
-        lines += _chain("stray", "type filter hook postrouting priority 0; policy accept;", [stray])
+        stray = [f'oifname != "lo" meta mark {mark:#x} udp dport {port} {_drop("out")}' for mark, port in led]
+        lines += _chain("stray", "type filter hook postrouting priority 0; policy accept;", stray)
     if after := [*_postrouting(policy)]:
         lines += _chain("postrouting", "type nat hook postrouting priority 100; policy accept;", after)
     lines += _chain("input", "type filter hook input priority 0; policy drop;", _input(policy))
@@ -145,6 +167,10 @@ def _sets(policy: FirewallPolicy) -> Iterator[str]:
         for family, networks in _disjoint((*LAN, *policy.lan_subnets)).items():
             kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
             yield from _set(NETWORKS[family], kind, networks, "flags interval")
+    if _subnets(policy):
+        for family, networks in _disjoint(policy.subnets).items():
+            kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
+            yield from _set(SUBNETS[family], kind, networks, "flags interval")
 
 
 def _refusals(policy: FirewallPolicy) -> Iterator[str]:
@@ -165,16 +191,21 @@ def _prerouting(policy: FirewallPolicy) -> Iterator[str]:
     yield from _guard(policy, "iifname", "daddr", 'iifname != "lo" drop')
     for server in policy.servers:
         yield f"{_from(server)} meta mark set {MARK:#x}"
-    if asked := elements(policy.login.union(ifname for ifname, _ in policy.beacons) - _tunnels(policy)):
+    asking = policy.beside if policy.beside_dns else frozenset()
+    if asked := elements(policy.login.union(asking, (ifname for ifname, _ in policy.beacons)) - _tunnels(policy)):
         yield f"iifname {_braces(asked)} ct mark {MARK:#x} meta mark set {MARK:#x}"
     if tree := _tree(policy):
         yield f"iifname {_braces(tree)} ct mark {LOGIN_MARK:#x} meta mark set {LOGIN_MARK:#x}"
+    if beside := _beside(policy):
+        yield f"iifname {_braces(beside)} ct mark {NEVER_MARK:#x} meta mark set {NEVER_MARK:#x}"
 
 
-def _tree_dns(policy: FirewallPolicy) -> Iterator[str]:
-    """DNS of the process tree in which people log in, also that to resolvers on this computer: it is answered by us."""
+def _led(policy: FirewallPolicy) -> Iterator[tuple[int, int]]:
+    """Marks whose DNS is answered by us, also that to resolvers on this computer, and at which port of the loopback."""
     if _tree(policy):
-        yield f"meta mark {LOGIN_MARK:#x} udp dport 53 redirect to :{_port(policy.tree_dns)}"
+        yield LOGIN_MARK, _port(policy.tree_dns)
+    if _beside(policy) and policy.beside_dns:
+        yield NEVER_MARK, _port(policy.beside_dns)
 
 
 def _postrouting(policy: FirewallPolicy) -> Iterator[str]:
@@ -202,7 +233,12 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
     if tree := _tree(policy):
         sport = f"tcp sport {_braces(map(str, TREE_PORTS))}"
         yield f"iifname {_braces(tree)} ct state established ct mark {LOGIN_MARK:#x} {sport} accept"
+    if beside := _beside(policy):
+        yield f"iifname {_braces(beside)} ct mark {NEVER_MARK:#x} {REPLY} accept"
+        if policy.beside_dns:
+            yield f"iifname {_braces(beside)} ct state established ct mark {MARK:#x} udp sport 53 accept"
     if policy.tunnel:
+        yield from _metered(policy, f"iifname {_own(policy)} ", "drop")
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
     yield "meta nfproto ipv4 udp sport 67 udp dport 68 accept"
     yield "ip6 saddr fe80::/10 ip6 daddr fe80::/10 udp sport 547 udp dport 546 accept"
@@ -213,21 +249,36 @@ def _input(policy: FirewallPolicy) -> Iterator[str]:
         yield "iifname @inside_links ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept"
         for link, networks in links.items():
             yield from _matching("saddr", [*networks, *_nearby(networks, (LINK_LOCAL,))], "accept", f"iifname {link} ")
-    if _lan(policy):
+    if _lan(policy) or _subnets(policy):
         yield f"{DNS_ANSWER} {_drop('in')}"  # nobody here was allowed to ask
+    if apart := _subnets(policy):
+        yield from _excluded(policy, f"iifname {_braces(apart)} ", "saddr", f"{REPLY} accept")
+    if _lan(policy):
         yield from _from_lan("accept")
     yield _drop("in")
 
 
 def _output(policy: FirewallPolicy) -> Iterator[str]:
-    if _tree(policy):  # nobody else gets his names there
-        port = f"udp dport {_port(policy.tree_dns)}"
-        yield f'oifname "lo" {port} meta mark != {LOGIN_MARK:#x} {_refuse("out")}'
+    if policy.only and not policy.tunnel:
+        # A resolver on this computer would ask for them outside of a tunnel.
+        yield f"meta mark {ONLY_MARK:#x} {DNS} {_refuse('out')}"
+    for mark, number in _led(policy):  # nobody else gets his names there
+        port = f"udp dport {number}"
+        yield f'oifname "lo" {port} meta mark != {mark:#x} {_refuse("out")}'
         # What was led there still bears the name of the link that it would have left by.
-        yield f"meta mark {LOGIN_MARK:#x} ip daddr 127.0.0.1 {port} accept"
-        yield f"meta mark {LOGIN_MARK:#x} ip6 daddr ::1 {port} accept"
+        yield f"meta mark {mark:#x} ip daddr 127.0.0.1 {port} accept"
+        yield f"meta mark {mark:#x} ip6 daddr ::1 {port} accept"
+    if policy.never and policy.capture:  # what is not led away would be asked by a resolver here, through the tunnel
+        yield f'oifname "lo" meta mark {NEVER_MARK:#x} {DNS} {_refuse("out")}'
     yield 'oifname "lo" accept'
+    if policy.only:
+        other = f"oifname != {_own(policy)} " if policy.tunnel else ""
+        yield f"meta mark {ONLY_MARK:#x} {other}{_refuse('out')}"
     yield from _guard(policy, "oifname", "saddr", _refuse("out"))
+    if policy.never:  # also while nothing is protected: what such a flow brings in later is known by it
+        yield f"meta mark {NEVER_MARK:#x} ct mark set {NEVER_MARK:#x}"
+        if policy.tunnel:
+            yield f"oifname {_own(policy)} meta mark {NEVER_MARK:#x} {_refuse('out')}"
     if _clears(policy):
         yield "oifname @cleared accept"
     for server in policy.servers:
@@ -244,6 +295,13 @@ def _output(policy: FirewallPolicy) -> Iterator[str]:
     if tree := _tree(policy):
         dport = f"tcp dport {_braces(map(str, TREE_PORTS))}"
         yield f"oifname {_braces(tree)} meta mark {LOGIN_MARK:#x} {dport} ct mark set {LOGIN_MARK:#x} accept"
+    if beside := _beside(policy):
+        if policy.tunnel:
+            resolvers = policy.tunnel.resolvers  # beside the tunnel, strangers would be asked under that address
+            yield from _matching("daddr", resolvers, _refuse("out"), f"meta mark {NEVER_MARK:#x} ")
+        yield f"oifname {_braces(beside)} meta mark {NEVER_MARK:#x} goto beside"
+        if policy.beside_dns:
+            yield f"oifname {_braces(beside)} meta mark {MARK:#x} udp dport 53 ct mark set {MARK:#x} accept"
     if policy.tunnel:
         yield f"oifname {_name(policy.tunnel.ifname)} jump to_tunnel"
     yield "ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept"
@@ -255,6 +313,8 @@ def _output(policy: FirewallPolicy) -> Iterator[str]:
     yield f"{DNS} {_refuse('out')}"
     if _inside(policy):
         yield "oifname @inside_links jump inside"
+    if links := _subnets(policy):
+        yield from _excluded(policy, f"oifname {_braces(links)} ", "daddr", "accept")
     if _lan(policy):
         yield "oifname @lan_links jump to_lan"
     yield _refuse("out")
@@ -273,9 +333,13 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
         yield f"oifname {_name(policy.tunnel.ifname)} jump to_tunnel"
     yield f"{DNS} {_refuse('forward')}"
     if policy.tunnel:
+        yield from _metered(policy, f"iifname {_own(policy)} ", "drop")
         # The server's side does not reach our local network, and gets no refusal, which could leave by another link.
         yield f"iifname {_name(policy.tunnel.ifname)} {REPLY} accept"
         yield f"iifname {_name(policy.tunnel.ifname)} {_drop('forward')}"
+    if (links := _subnets(policy)) and _inside(policy):
+        yield from _excluded(policy, f"iifname @inside_links oifname {_braces(links)} ", "daddr", "accept")
+        yield from _excluded(policy, f"iifname {_braces(links)} oifname @inside_links ", "saddr", f"{REPLY} accept")
     if _lan(policy):
         yield "iifname @lan_links oifname @lan_links jump to_lan"
         if _inside(policy):
@@ -289,6 +353,12 @@ def _to_tunnel(tunnel: Tunnel) -> Iterator[str]:
     yield from _matching("daddr", tunnel.resolvers, "accept")
     yield f"{DNS} return"
     yield "accept"
+
+
+def _metered(policy: FirewallPolicy, match: str, verdict: str) -> Iterator[str]:
+    """Every packet is counted here; those beyond the allowance go no further."""
+    if policy.metered:
+        yield f'{match}quota name "{ALLOWANCE}" {verdict}'
 
 
 def _to_inside(policy: FirewallPolicy) -> Iterator[str]:
@@ -353,6 +423,21 @@ def _beacons(policy: FirewallPolicy) -> Iterator[tuple[str, Endpoint]]:
 def _tree(policy: FirewallPolicy) -> tuple[str, ...]:
     """The links over which the process tree of such a login may go."""
     return elements(policy.tree - _tunnels(policy))
+
+
+def _beside(policy: FirewallPolicy) -> tuple[str, ...]:
+    """The links over which programs that never use the tunnel leave."""
+    return elements(policy.beside - _tunnels(policy))
+
+
+def _subnets(policy: FirewallPolicy) -> tuple[str, ...]:
+    """The links over which the excluded networks are reached."""
+    return elements(policy.subnet_links - _tunnels(policy)) if policy.subnets else ()
+
+
+def _excluded(policy: FirewallPolicy, match: str, field: str, verdict: str) -> Iterator[str]:
+    for family in _disjoint(policy.subnets):
+        yield f"{match}{family} {field} @{SUBNETS[family]} {verdict}"
 
 
 def _inside(policy: FirewallPolicy) -> dict[str, list[IPv4Network | IPv6Network]]:

@@ -1,215 +1,117 @@
-"""Name resolution through /etc/resolv.conf: point it into the tunnel, and give back exactly what was there.
+"""Name resolution: told to whoever manages it on this machine, as policies/resolvers.py chooses.
 
-For machines whose /etc/resolv.conf is a plain file or a foreign symbolic link. systemd-resolved, resolvconf and
-NetworkManager get adapters of their own (a later issue); the firewall keeps DNS closed for whoever goes past this one.
-
-Whose file it is, its first line tells. So a crash between any two steps needs no journal: `restore` looks at the file
-and the copy, and does what is left to do.
-
-    file is      copy is    meaning                                restore
-    theirs       absent     never changed                          nothing
-    theirs       there      crashed before the change, after the   drops the copy
-                            restore, or somebody rewrote it since
-    ours         there      connected, or crashed while connected  puts the copy back, then drops it
-    ours         absent     somebody removed the copy              HostError: only a person can help
+Chosen anew at each `set`, for services come and go: one that has gone is passed over, and told again when it is back.
+What each adapter changed it has on record, so `restore` gives back everything, whoever was told by which daemon.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
 import contextlib
-import errno
-import json
-import os
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Protocol
 
-from daemon import files
+import structlog
+
 from daemon.host import HostError
+from daemon.linux import resolver_facts, resolver_networkmanager, resolver_resolved
+from daemon.linux.resolver_file import ResolvConf
+from daemon.linux.resolver_networkmanager import NetworkManagerDns
+from daemon.linux.resolver_resolvconf import ResolvconfProgram
+from daemon.linux.resolver_resolved import Resolved
+from daemon.linux.resolver_watch import FileWatch
+from daemon.linux.system_bus import SystemBus
 from policies.facts import Tunnel
+from policies.resolvers import Choice, Manager, choose
 
-HEADER = b"# tunwarden"  # shorter than any useful resolv.conf: see _write_mounted
-LONGEST = 64 * 1024  # bytes of a resolv.conf; real ones have 20 to 2000
+QUIET_S = 0.5  # between two hints: whoever fights us over a file is answered, not outpaced
+RUN, STATE = Path("/run/tunwarden"), Path("/var/lib/tunwarden")
 
-
-def render(tunnel: Tunnel) -> bytes:
-    """The resolv.conf(5) of a tunnel. Asks for nothing but its resolvers: no search list, no options.
-
-    `trust-ad` would vouch for a resolver we know nothing of, and a search list of the local network would send the
-    names inside it to the tunnel's resolver. Without a nameserver line the C library asks 127.0.0.1, where nobody
-    listens or somebody whose own questions the firewall stops: programs fail within a millisecond instead of waiting.
-    """
-    lines = [
-        HEADER.decode() + ": this file points into the VPN tunnel. `tunwarden disconnect` puts yours back;",
-        "# it is kept in /var/lib/tunwarden/resolv.conf.saved. Changes made here are lost.",
-    ]
-    if not tunnel.resolvers:
-        lines.append("# The profile names no resolver, and DNS outside the tunnel is blocked: names do not resolve.")
-    lines += [f"nameserver {address}" for address in tunnel.resolvers]
-    return ("\n".join(lines) + "\n").encode("ascii")
+log = structlog.get_logger()
 
 
-class Kind(StrEnum):
-    FILE = "file"
-    LINK = "link"
-    ABSENT = "absent"
+class _Teller(Protocol):
+    async def set(self, tunnel: Tunnel) -> None: ...
+
+    def intact(self) -> bool: ...
+
+    def used(self) -> bool: ...
+
+    async def restore(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Original:
-    """What stood at the path before us: all that is needed to put it back."""
+class LinuxResolver:
+    """The `Resolver` of daemon/host.py. `manager`: the administrator's word on who is told."""
 
-    kind: Kind
-    content: bytes = b""  # of a file; the target of a link
-    mode: int = 0o644
-    owner: tuple[int, int] = (0, 0)
-
-    @property
-    def ours(self) -> bool:
-        return self.kind is Kind.FILE and self.content.startswith(HEADER)
-
-    def to_bytes(self) -> bytes:
-        content = base64.b64encode(self.content).decode("ascii")
-        fields = {"kind": self.kind, "content": content, "mode": self.mode, "owner": self.owner}
-        return json.dumps(fields).encode("ascii") + b"\n"
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Original:
-        """Raises ValueError when it is not one of ours."""
-        try:
-            fields = json.loads(data)
-            uid, gid = fields["owner"]
-            content = base64.b64decode(fields["content"], validate=True)
-            return cls(Kind(fields["kind"]), content, int(fields["mode"]) & 0o7777, (int(uid), int(gid)))
-        except (KeyError, TypeError, UnicodeDecodeError, binascii.Error) as err:
-            raise ValueError("not a saved resolv.conf") from err
-
-
-class ResolvConf:
-    """The `Resolver` of daemon/host.py over one file. Blocks for a few fsyncs, once a connection: no thread needed."""
-
-    def __init__(
-        self,
-        path: Path = Path("/etc/resolv.conf"),
-        saved: Path = Path("/var/lib/tunwarden/resolv.conf.saved"),
-    ) -> None:
-        self._path, self._saved = path, saved
-        self._written: bytes | None = None  # what `set` wrote last; None: nothing since the start
+    def __init__(self, manager: Manager = Manager.AUTO, run: Path = RUN, state: Path = STATE) -> None:
+        self.manager = manager
+        self._bus = SystemBus(
+            (*resolver_resolved.MATCHES, *resolver_networkmanager.MATCHES),
+            resolver_resolved.TELLING | resolver_networkmanager.TELLING,
+        )
+        self._file = ResolvConf(saved=state / "resolv.conf.saved")
+        self._tellers: dict[Manager, _Teller] = {
+            Manager.RESOLVED: Resolved(self._bus, run / "resolved.json"),
+            Manager.RESOLVCONF: ResolvconfProgram(run / "resolvconf"),
+            Manager.NETWORKMANAGER: NetworkManagerDns(self._bus, state / "networkmanager-dns.json"),
+            Manager.FILE: self._file,
+        }
+        self._confirmed: int | None = None  # the hints there were before the last `set` that worked
+        self._choice: Choice | None = None  # whom `set` told last
+        self._asked = manager  # the administrator's word then
 
     async def set(self, tunnel: Tunnel) -> None:
-        """Use the tunnel's resolvers. Twice is harmless; wins over whoever rewrote the file. Raises HostError."""
-        content = render(tunnel)
-        with self._explained("point name resolution into the tunnel"):
-            now = self._read()
-            if not now.ours:
-                # Theirs, from before the tunnel or written since (a DHCP client on a new network): the newest is the
-                # one worth giving back. It is on the disk before the path changes.
-                files.make_folder(self._saved.parent)
-                files.write(self._saved, now.to_bytes())
-            if now.kind is not Kind.FILE or now.content != content:
-                self._put(Original(Kind.FILE, content, 0o644, (os.geteuid(), os.getegid())), now)
-            self._written = content
-
-    async def restore(self) -> None:
-        """Give back what was there before the first `set`, also after a crash in between. Idempotent.
-
-        A file that another program wrote meanwhile is its own and stays. Raises HostError.
-        """
-        with self._explained("give name resolution back"):
-            now = self._read()
-            if now.ours:
-                self._put(self._read_saved(), now)
-            self._written = None
-            files.tidy(self._path)
-            files.remove(self._saved)
+        """Use the tunnel's resolvers. Twice is harmless. Raises HostError."""
+        self._confirmed, hints = None, self._bus.hints
+        choice = choose(await resolver_facts.read(self._bus, self._file), self.manager)
+        try:
+            for manager in choice.managers:
+                await self._tellers[manager].set(tunnel)
+        except HostError as err:
+            if self.manager is not Manager.AUTO or manager is not Manager.NETWORKMANAGER:
+                raise
+            # It refuses where its own configuration has global resolvers. Then its file is put right behind its back.
+            choice = Choice((*choice.managers[:-1], Manager.FILE), (*choice.trail, f"it refused ({err.why})"))
+            await self._file.set(tunnel)
+        if choice != self._choice:
+            log.info("names are resolved through", managers=list(choice.managers), because=choice.trail)
+        self._choice, self._asked = choice, self.manager
+        for manager, teller in self._tellers.items():
+            if manager not in choice.managers and teller.used():
+                try:
+                    await teller.restore()
+                except HostError as err:  # who is no longer asked can wait; `restore` comes back to it
+                    log.warning("somebody still has our resolvers", manager=manager, error=str(err))
+        self._confirmed = hints
 
     def intact(self) -> bool:
-        """Whether the file is still what `set` wrote. False before the first `set`. Cheap: one open and one read."""
-        if self._written is None:
+        """Whether all who were told still say so, and nothing was heard since that could change who is to be told."""
+        choice = self._choice
+        if choice is None or self._asked is not self.manager or self._confirmed != self._bus.hints:
             return False
-        try:
-            now = self._read()
-        except OSError:
-            return False
-        return now.kind is Kind.FILE and now.content == self._written
+        return all(self._tellers[manager].intact() for manager in choice.managers)
 
-    def _read(self) -> Original:
-        """What stands at the path, not followed. Raises OSError."""
-        try:
-            file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return Original(Kind.ABSENT)
-        except OSError as err:
-            if err.errno != errno.ELOOP:
-                raise
-            return Original(Kind.LINK, os.fsencode(self._path.readlink()))
-        try:
-            about = os.fstat(file)
-            if not stat.S_ISREG(about.st_mode):
-                raise OSError(errno.EINVAL, "neither a file nor a symbolic link", str(self._path))
-            content = files.read_all(file, self._path, LONGEST)
-            return Original(Kind.FILE, content, stat.S_IMODE(about.st_mode), (about.st_uid, about.st_gid))
-        finally:
-            os.close(file)
-
-    def _read_saved(self) -> Original:
-        try:
-            return Original.from_bytes(files.read(self._saved))
-        except FileNotFoundError as err:
-            why = f"the copy {self._saved} is gone; renew the network connection to get a new {self._path.name}"
-            raise HostError("give name resolution back", why) from err
-        except ValueError as err:
-            raise HostError("give name resolution back", f"the copy {self._saved} is damaged") from err
-
-    def _put(self, wanted: Original, now: Original) -> None:
-        """Make the path `wanted`. Raises OSError."""
-        match wanted.kind:
-            case Kind.ABSENT:
-                files.remove(self._path)
-            case Kind.LINK:
-                files.link(self._path, os.fsdecode(wanted.content))
-            case Kind.FILE:
+    async def restore(self) -> None:
+        """Give everything back, also what an earlier daemon left. Idempotent. Raises HostError when all were tried."""
+        self._choice, failures = None, []
+        for teller in self._tellers.values():
+            if teller.used():
                 try:
-                    files.write(self._path, wanted.content, wanted.mode, wanted.owner)
-                except OSError as err:
-                    if err.errno != errno.EBUSY:
-                        raise
-                    _write_mounted(self._path, wanted.content, now)
+                    await teller.restore()
+                except HostError as err:
+                    failures.append(err)
+        if failures:
+            raise failures[0]
 
-    @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    async def watch(self) -> AsyncIterator[None]:
+        """Yields whenever somebody may have changed how names are resolved, twice a second at most. Never ends."""
+        files = FileWatch(self._bus.hint)
         try:
-            yield
-        except OSError as err:
-            raise HostError(what, f"{err.filename or self._path}: {err.strerror or err}") from err
-
-
-def _write_mounted(path: Path, content: bytes, now: Original) -> None:
-    """Change the content of a file that something is mounted on (containers do so): it cannot be replaced by rename.
-
-    Not atomic, so ordered such that a file cut short still begins with our header as long as it is not wholly theirs:
-    ours is written from the front, theirs from behind. (The last write is that of the header's eleven bytes, which the
-    kernel copies in one go.)
-    """
-    file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        cut = len(HEADER) if now.ours and len(content) > len(HEADER) else 0
-        if cut:
-            _write_at(file, content[cut:], cut)
-            os.ftruncate(file, len(content))
-            os.fsync(file)
-        _write_at(file, content[: cut or len(content)], 0)
-        os.ftruncate(file, len(content))
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _write_at(file: int, data: bytes, offset: int) -> None:
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written
+            async with contextlib.aclosing(self._bus.watch()) as hints:
+                async for _ in hints:
+                    files.look_again()
+                    yield
+                    await asyncio.sleep(QUIET_S)
+        finally:
+            files.close()

@@ -24,7 +24,12 @@ of a new default route (fib_check_nh): no DHCP client could set one. With the lo
 rule for IPv6 either, and what is bound goes on to main. The firewall refuses all this before a frame is made.
 
 While people log in to a captive portal, both rules let pass a second mark as well, by a mask: that of the process tree
-in which they do. At any other time that mark is worth nothing.
+in which they do. At any other time that mark is worth nothing. So it is with the mark of programs that never use the
+tunnel; the two are never let pass at once. Networks that are reached beside the tunnel are thrown to main, like the
+local one. Programs that use nothing but the tunnel have rules of their own, which stand in every state:
+
+    100: from all fwmark 0x74756e74 lookup 0x74756e77            (where nobody else is captured)
+    102: from all fwmark 0x74756e74 unreachable
 
 The rules' priority, 100: after `local` (0), before everybody else's. Tailscale uses 5210 to 5270, VRF 1000,
 NetworkManager and wg-quick 30000 to 32765; a rule of theirs before ours would steer packets into the firewall's reject.
@@ -49,7 +54,7 @@ from daemon.host import HostError
 from daemon.linux import rtnetlink
 from daemon.linux.sysctls import Sysctls
 from policies.facts import Tunnel
-from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, FirewallPolicy
+from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, NEVER_MARK, ONLY_MARK, FirewallPolicy
 
 TABLE = MARK
 PRIORITY = 100
@@ -91,7 +96,11 @@ class Rule(NamedTuple):
 
 OURS = Rule(PRIORITY, MARK, 0xFFFFFFFF, INVERT)
 BOTH = 0xFFFFFFFF ^ MARK ^ LOGIN_MARK  # as a mask: either mark, while people log in to a captive portal
+BESIDE = 0xFFFFFFFF ^ MARK ^ NEVER_MARK  # likewise, while programs may go beside the tunnel
 END = Rule(PRIORITY + 1, MARK, 0xFFFFFFFF, INVERT, NOWHERE)  # names our table, too, so that it is known for ours
+# Programs that use nothing but the tunnel: our table, and nothing after it, also where everybody else is free.
+ONLY = Rule(PRIORITY, ONLY_MARK, 0xFFFFFFFF, 0)
+ONLY_END = Rule(PRIORITY + 2, ONLY_MARK, 0xFFFFFFFF, 0, NOWHERE)
 
 
 Network = IPv4Network | IPv6Network
@@ -139,10 +148,13 @@ class LinuxRoutes:
 
         What fails for one family does not keep the other from being captured.
         """
-        if not policy.capture:
+        if not policy.capture and not policy.only:
             await self.reset()
             return
-        self._sysctls.protect()
+        if policy.capture:
+            self._sysctls.protect()
+        else:
+            self._sysctls.restore()
         self._set = {}
         failed: OSError | None = None
         try:
@@ -166,7 +178,8 @@ class LinuxRoutes:
     async def verify(self, policy: FirewallPolicy) -> bool:
         """Whether the kernel's rules and routes are those of the policy now. Changes nothing. Raises HostError."""
         try:
-            wanted = _wanted(policy) if policy.capture else {socket.AF_INET: [], socket.AF_INET6: []}
+            asked = policy.capture or policy.only
+            wanted = _wanted(policy) if asked else {socket.AF_INET: [], socket.AF_INET6: []}
             with rtnetlink.open_socket() as sock:
                 for family, ours in wanted.items():
                     with contextlib.suppress(_FamilyMissing):
@@ -199,10 +212,14 @@ class LinuxRoutes:
 
 
 def _rules_of(policy: FirewallPolicy, family: int) -> list[Rule]:
+    only = [ONLY_END] if policy.only else []
     if not policy.capture:
-        return []
-    rules = [OURS, END] if family == socket.AF_INET6 and not policy.lan else [OURS]  # the local network is in main
-    return [rule._replace(mark=BOTH & MARK, mask=BOTH) for rule in rules] if policy.tree else rules
+        return [ONLY, *only] if policy.only else []
+    local = policy.lan or (policy.subnet_links and any(each.version == 6 for each in policy.subnets))  # it is in main
+    rules = [OURS, END] if family == socket.AF_INET6 and not local else [OURS]
+    if mask := BOTH if policy.tree else BESIDE if policy.beside else 0:
+        rules = [rule._replace(mark=mask & MARK, mask=mask) for rule in rules]
+    return rules + only
 
 
 def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:
@@ -210,6 +227,7 @@ def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:
     tunnel = policy.tunnel
     ifindex = socket.if_nametoindex(tunnel.ifname) if tunnel else 0
     lan = (*LAN, *LAN_MULTICAST, *policy.lan_subnets) if policy.lan else ()
+    lan += policy.subnets if policy.subnet_links else ()
     inside = _inside(policy)
     return {
         socket.AF_INET: routes(4, tunnel, ifindex, lan, inside),

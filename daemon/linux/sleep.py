@@ -7,7 +7,7 @@ What is guaranteed, and what is not:
 - Every `Sleeping(True)` is followed by a `Sleeping(False)`, also when logind or the bus ends before it has said so:
   whoever is awake to notice that is awake.
 - No logind, no bus, one that restarts: nothing is told meanwhile, and `watch` goes on. Only root's logind is believed.
-- Nobody tells of a sleep that logind did not begin (`echo mem >/sys/power/state`): the carrier does, if it goes.
+- A sleep that logind did not begin (`echo mem >/sys/power/state`) is noticed by the clocks: see sleep_clock.py.
 
 The lock is a file descriptor, and a connection that accepts descriptors accepts them from everybody, while dbus-fast
 leaks those of messages that nobody handles. So the lock is fetched over a connection of its own, which lives for that

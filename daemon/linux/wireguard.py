@@ -26,6 +26,7 @@ from typing import Any
 
 from daemon.host import Counters, HostError, TunnelError
 from daemon.linux.wireguard_device import Device, PeerState, Unsupported
+from daemon.linux.wireguard_echo import Echo
 from daemon.linux.wireguard_go import WireGuardGo
 from daemon.linux.wireguard_kernel import WireGuardKernel
 from daemon.linux.wireguard_link import configure_link, delete_link, has_ipv6, link_gone
@@ -33,15 +34,14 @@ from daemon.linux.wireguard_vigil import (
     CONNECT_KEEPALIVE,
     CONNECT_LOOKS,
     CONNECT_RETRIES,
+    DEAF,
     LAST_WORDS,
     PATIENCE,
     PROBE_LOOK,
-    PROBE_SLOW,
-    PROBE_TRIES,
-    SLOW,
     Vigil,
+    probe_tries,
 )
-from policies.facts import Tunnel
+from policies.facts import Address, Tunnel
 from policies.firewall import TUNNEL_IFNAME
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
@@ -69,7 +69,7 @@ class WireGuard:
             with contextlib.suppress(HostError):  # the first failure is the one to tell
                 await self.close()
             raise
-        self._tunnel = _Open(device, ifindex, peers[main], main.keepalive)
+        self._tunnel = _Open(device, ifindex, peers[main], main.keepalive, profile.resolvers)
         return Tunnel(TUNNEL_IFNAME, addresses, profile.resolvers)
 
     async def _create(self) -> Device:
@@ -141,12 +141,16 @@ class WireGuard:
 class _Open:
     """The tunnel that is open. Where a coroutine returns a reason, "" is a good end."""
 
-    def __init__(self, device: Device, ifindex: int, peer: WireGuardPeer, keepalive: int) -> None:
+    def __init__(
+        self, device: Device, ifindex: int, peer: WireGuardPeer, keepalive: int, resolvers: Sequence[Address]
+    ) -> None:
         """`peer` is the one that is watched, as configured; `keepalive` what its profile wants in the end."""
         self._device, self._ifindex, self._peer, self._keepalive = device, ifindex, peer, keepalive
         self._past_rx = self._past_tx = 0  # of the peers that renewing it removed
         self._handshake = 0.0  # the last of those
-        self._slow = False  # as the first handshake went
+        self._took = 0.0  # seconds of the first one
+        self._resolvers = resolvers
+        self._rtt: float | None = None  # seconds that an echo takes; None: none is answered, for all we know
         self.moved = asyncio.Event()  # and not probed since
         self._renewing = asyncio.Lock()  # nobody reads the counters between a removal and its account
 
@@ -173,29 +177,40 @@ class _Open:
                 await self._renew()
                 again = now() + next(retries, float("inf"))
             await asyncio.sleep(next(looks))
-        self._slow = now() - begun > SLOW
+        self._took = now() - begun
         await self._settle()
         return ""
 
     async def silent(self) -> str:
         """Returns when data went out and nothing came back, or the way changed, and the server answers no probe."""
+        with contextlib.closing(Echo(TUNNEL_IFNAME, self._resolvers)) as echo:
+            return await self._silent(echo)
+
+    async def _silent(self, echo: Echo) -> str:
         now = asyncio.get_running_loop().time
-        vigil = Vigil(now(), await self._read(), self._keepalive)
+        vigil, deaf = Vigil(now(), await self._read(), self._keepalive, rtt=self._rtt), 0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(vigil.wait):
                     await self.moved.wait()
-            vigil.look(now(), await self._read())
+            if echo.rtt is not None:
+                deaf, self._rtt = 0, echo.rtt
+            vigil.look(now(), await self._read(), echo.sent, echo.rtt)
+            echo.taken()
+            if vigil.echo:
+                echo.send()
             if self.moved.is_set() or vigil.suspicious:
+                deaf += not self.moved.is_set()
                 self.moved.clear()
                 if not await self.answers():
                     return f"the server {self._peer.host} answers nothing, not even a handshake"
-                vigil = Vigil(now(), await self._read(), self._keepalive, PATIENCE)
+                self._rtt = None if deaf >= DEAF else self._rtt
+                vigil = Vigil(now(), await self._read(), self._keepalive, PATIENCE, self._rtt)
 
     async def answers(self) -> bool:
         """The probe: whether the server answers a handshake."""
         now = asyncio.get_running_loop().time
-        for wait in (*PROBE_TRIES, PROBE_SLOW) if self._slow else PROBE_TRIES:
+        for wait in probe_tries(self._rtt, self._took):
             await self._renew()
             until = now() + wait
             while now() < until:

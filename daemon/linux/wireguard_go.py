@@ -107,9 +107,9 @@ class WireGuardGo:
                 await own.end()
             if (recorded := self._recorded()) is not None:
                 pid, started = recorded
-                await _end_foreign(pid, lambda: start_time(pid) == started)
+                await end_foreign(pid, lambda: start_time(pid) == started)
             if (listener := self._listener()) is not None and listener != os.getpid():
-                await _end_foreign(listener, lambda: self._listener() == listener)
+                await end_foreign(listener, lambda: self._listener() == listener)
             files.remove(self._pid_file)
             with contextlib.suppress(FileNotFoundError):  # SIGKILL leaves the socket's file; /run is root's alone
                 self._socket.unlink()
@@ -121,7 +121,7 @@ class WireGuardGo:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             try:
                 probe.connect(str(self._socket))
-                return _peer_of(probe)
+                return peer_of(probe)
             except OSError:
                 return None
 
@@ -143,7 +143,7 @@ class WireGuardGo:
             async with asyncio.timeout(REPLY_TIME):
                 reader, writer = await asyncio.open_unix_connection(self._socket, limit=REPLY_LONGEST)
                 try:
-                    if _peer_of(writer.get_extra_info("socket")) != process.pid:
+                    if peer_of(writer.get_extra_info("socket")) != process.pid:
                         raise HostError(what, f"another program listens at {self._socket}")
                     writer.write("".join(f"{line}\n" for line in (*lines, "")).encode("ascii"))
                     reply = await reader.readuntil(b"\n\n")
@@ -161,12 +161,21 @@ class WireGuardGo:
 class Process:
     """A program in its own session, watched through a pidfd: its end is an event, its pid is never anybody else's."""
 
-    def __init__(self, argv: list[str]) -> None:
-        """Start it. Absolute program, no shell, nothing inherited but the pipe it prints into. Raises OSError."""
-        self._tail = b""
+    def __init__(
+        self,
+        argv: list[str],
+        name: str = "wireguard-go",
+        stdin: int = subprocess.DEVNULL,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        """Start it. Absolute program, no shell, nothing inherited but `stdin` and the pipe it prints into.
+
+        `name` is for people; `prepare` is called in the child before the program begins. Raises OSError.
+        """
+        self._tail, self._name = b"", name
         self._popen = subprocess.Popen(
             argv, env=ENVIRONMENT, cwd="/", umask=0o077, start_new_session=True, close_fds=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=prepare,
         )  # fmt: skip
         self.pid = self._popen.pid
         try:
@@ -208,7 +217,7 @@ class Process:
         said = "".join(char for char in (lines[-1] if lines else "") if char.isprintable())[-200:]
         status = self._popen.poll()
         how = "runs" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
-        return f"wireguard-go ended ({how}){': ' if said else ''}{said}"
+        return f"{self._name} ended ({how}){': ' if said else ''}{said}"
 
     def _on_end(self) -> None:
         self._on_output()
@@ -310,7 +319,7 @@ def start_time(pid: int) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
-def _peer_of(connection: socket.socket) -> int:
+def peer_of(connection: socket.socket) -> int:
     """The pid at the other end of a Unix socket. Raises OSError, PermissionError unless root holds it."""
     size = struct.calcsize("3i")
     pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
@@ -319,7 +328,7 @@ def _peer_of(connection: socket.socket) -> int:
     return int(pid)
 
 
-async def _end_foreign(pid: int, is_it: Callable[[], bool]) -> None:
+async def end_foreign(pid: int, is_it: Callable[[], bool]) -> None:
     """End a process that is not our child, if it still is the one meant. Raises OSError (ETIMEDOUT)."""
     try:
         pidfd = os.pidfd_open(pid)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -13,7 +14,6 @@ from daemon.host import HostError
 from daemon.linux.netlink import AsyncIPRoute, Group, NetlinkError, events, requests
 from policies.facts import Interface
 from policies.firewall import TUNNEL_IFNAME
-from policies.profiles import WireGuardProfile
 
 log = structlog.get_logger()
 
@@ -36,7 +36,17 @@ def _no_link_local_address() -> None:
         Path(f"/proc/sys/net/ipv6/conf/{TUNNEL_IFNAME}/addr_gen_mode").write_text("1", encoding="ascii")
 
 
-async def configure_link(profile: WireGuardProfile) -> tuple[int, tuple[Interface, ...]]:
+class Shape(Protocol):
+    """What a link needs of a profile."""
+
+    @property
+    def addresses(self) -> tuple[Interface, ...]: ...
+
+    @property
+    def mtu(self) -> int | None: ...
+
+
+async def configure_link(profile: Shape) -> tuple[int, tuple[Interface, ...]]:
     """Give the link its addresses and MTU, then switch it on. Returns its index and the addresses it took."""
     _no_link_local_address()
     usable = tuple(one for one in profile.addresses if one.version == 4 or has_ipv6(TUNNEL_IFNAME))
