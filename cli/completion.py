@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cli.codes import Exit
+from cli.completion_values import KINDS, meant, values
 from cli.output import Output
 
 if TYPE_CHECKING:
@@ -20,12 +21,19 @@ fish: tunwarden completion fish > /usr/share/fish/vendor_completions.d/tunwarden
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("shell", choices=tuple(SHELLS), help="the shell to write for")
+    parser.add_argument("shell", choices=tuple(SHELLS), nargs="?", help="the shell to write for")
+    parser.add_argument("--values", choices=tuple(KINDS), help=argparse.SUPPRESS)  # what the scripts ask for
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
     from cli.grammar import program
 
+    if options.values:
+        for value in values(options.values, options.run_folder):
+            print(value)
+        return Exit.OK
+    if options.shell is None:
+        raise ValueError(f"Name a shell: {', '.join(SHELLS)}.")
     print("\n".join(SHELLS[options.shell](program())))
     return Exit.OK
 
@@ -40,6 +48,11 @@ def _words(command: Command) -> list[tuple[str, str]]:
 
 def _takes_file(command: Command) -> bool:
     return any(place.is_file for place in command.places)
+
+
+def _kind(command: Command) -> str:
+    """What the daemon knows of its first place; "" where that is something else."""
+    return meant(command.path[0], command.places[0].metavar) if command.path and command.places else ""
 
 
 def _key(path: Sequence[str]) -> str:
@@ -60,7 +73,9 @@ def bash(top: Command) -> Iterator[str]:
     every = list(commands(top))
     yield "# Written by `tunwarden completion bash`."
     yield "_tunwarden() {"
-    yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} at= words= files= i"
+    yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} at= i"
+    yield "    local words= files= kind= value quoted"
+    yield "    local -a found=()"
     yield "    COMPREPLY=()"
     yield "    for ((i = 1; i < COMP_CWORD; i++)); do"
     yield '        case "$at ${COMP_WORDS[i]}" in'
@@ -70,14 +85,23 @@ def bash(top: Command) -> Iterator[str]:
     yield '    case "$at $prev" in'
     for each in every:
         for place, option in _valued(each):
-            yield f'        "{place}") words="{" ".join(option.choices)}"; files={_yes(option.is_file)} ;;'
+            kind = meant(each.path[0] if each.path else "", option.metavar)
+            choices = " ".join(option.choices)
+            yield f'        "{place}") words="{choices}"; files={_yes(option.is_file)}; kind={kind} ;;'
     yield '        *) case "$at" in'
     for each in every:
-        words = " ".join(word for word, _ in _words(each))
-        yield f'            "{_key(each.path)}") words="{words}"; files={_yes(_takes_file(each))} ;;'
-    yield "        esac ;;"
+        words, files = " ".join(word for word, _ in _words(each)), _yes(_takes_file(each))
+        yield f'            "{_key(each.path)}") words="{words}"; files={files}; kind={_kind(each)} ;;'
+    yield "        esac"
+    yield '        [ "$prev" = "${at##* }" ] || kind= ;;'
     yield "    esac"
     yield '    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")'
+    # Never `compgen -W` for what others have named: that would run a $(command) in it.
+    yield '    [ -z "$kind" ] || while IFS= read -r value; do'
+    yield '        printf -v quoted %q "$value"'
+    yield '        if [[ "$value" = "$cur"* || "$quoted" = "$cur"* ]]; then found+=("$quoted"); fi'
+    yield '    done < <(tunwarden completion --values "$kind" 2>/dev/null)'
+    yield '    [ "${#found[@]}" -eq 0 ] || COMPREPLY=("${found[@]}")'
     yield '    [ -z "$files" ] || { compopt -o filenames 2>/dev/null; mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <('
     yield '        compgen -f -- "$cur"); }'
     yield "}"
@@ -92,8 +116,8 @@ def zsh(top: Command) -> Iterator[str]:
     yield "#compdef tunwarden"
     yield "# Written by `tunwarden completion zsh`."
     yield "_tunwarden() {"
-    yield "    local at files"
-    yield "    local -a found"
+    yield "    local at files kind"
+    yield "    local -a found known"
     yield "    integer i"
     yield "    for ((i = 2; i < CURRENT; i++)); do"
     yield '        case "$at $words[i]" in'
@@ -103,14 +127,20 @@ def zsh(top: Command) -> Iterator[str]:
     yield '    case "$at $words[CURRENT-1]" in'
     for each in every:
         for place, option in _valued(each):
-            yield f'        ("{place}") found=({" ".join(option.choices)}); files={_yes(option.is_file)} ;;'
+            kind = meant(each.path[0] if each.path else "", option.metavar)
+            choices = " ".join(option.choices)
+            yield f'        ("{place}") found=({choices}); files={_yes(option.is_file)}; kind={kind} ;;'
     yield '        (*) case "$at" in'
     for each in every:
-        words = " ".join(_quoted(f"{word}:{text}") for word, text in _words(each))
-        yield f'            ("{_key(each.path)}") found=({words}); files={_yes(_takes_file(each))} ;;'
-    yield "        esac ;;"
+        words, files = " ".join(_quoted(f"{word}:{text}") for word, text in _words(each)), _yes(_takes_file(each))
+        yield f'            ("{_key(each.path)}") found=({words}); files={files}; kind={_kind(each)} ;;'
+    yield "        esac"
+    yield '        [[ "$words[CURRENT-1]" = "${at##* }" ]] || kind= ;;'
     yield "    esac"
     yield "    (( $#found == 0 )) || _describe -o tunwarden found"
+    # compadd quotes what it inserts.
+    yield '    [[ -z "$kind" ]] || { known=("${(@f)$(tunwarden completion --values "$kind" 2>/dev/null)}"); '
+    yield '        known=("${(@)known:#}"); (( $#known == 0 )) || compadd -a known; }'
     yield '    [[ -z "$files" ]] || _files'
     yield "}"
     yield 'if [[ "$funcstack[1]" = _tunwarden ]]; then _tunwarden "$@"; else compdef _tunwarden tunwarden; fi'
@@ -131,6 +161,10 @@ def fish(top: Command) -> Iterator[str]:
     yield "    end"
     yield '    test "$at" = "$argv[1]"'
     yield "end"
+    yield "function __tunwarden_first"
+    yield "    set -l words (commandline -opc)"
+    yield '    __tunwarden_at "$argv[1]"; and test "$words[-1]" = (string split \' \' -- "$argv[1]")[-1]'
+    yield "end"
     yield "complete -c tunwarden -f"
     for each in every:
         here = f"complete -c tunwarden -n {_quoted('__tunwarden_at ' + _quoted(_key(each.path)))}"
@@ -139,17 +173,27 @@ def fish(top: Command) -> Iterator[str]:
                 yield f"{here} -a {_quoted(word)} -d {_quoted(text)}"
         for option in each.options:
             name = next((name for name in option.names if name.startswith("--")), "")
-            yield f"{here} -l {name[2:]} -d {_quoted(option.help)}{_value(option)}"
+            yield f"{here} -l {name[2:]} -d {_quoted(option.help)}{_value(each, option)}"
         if each.path:
             yield f"{here} -l json -d 'for programs: JSON'"
+        if kind := _kind(each):
+            first = _quoted(f"__tunwarden_first {_quoted(_key(each.path))}")
+            yield f"complete -c tunwarden -n {first} -a {_asked(kind)}"
         if _takes_file(each):
             yield f"{here} -F"
 
 
-def _value(option: Argument) -> str:
+def _asked(kind: str) -> str:
+    """What the daemon knows, for fish, which takes each line as a word and quotes what it inserts."""
+    return _quoted(f"(tunwarden completion --values {kind} 2>/dev/null)")
+
+
+def _value(command: Command, option: Argument) -> str:
     """What is written behind it, for fish."""
     if not option.metavar:
         return ""
+    if kind := meant(command.path[0] if command.path else "", option.metavar):
+        return f" -x -a {_asked(kind)}"
     return " -r -F" if option.is_file else f" -x -a {_quoted(' '.join(option.choices))}"
 
 

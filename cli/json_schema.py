@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from cli.leak_probes import Kind, Verdict
 from ipc.describe import Struct, Type, structs
 
 _TYPES = {"bool": "boolean", "int": "integer", "string": "string"}
@@ -45,11 +46,12 @@ def _typed(kind: Type) -> dict[str, Any]:
 
 _STATUS, _KNOWN = _of("Status"), _of("KnownNetwork")
 _TEXT = {"type": "string"}
+_LINES = {"type": "array", "items": _TEXT}
 
-# Each JSON value, which stands on a line of its own, by command. Those of leak-test and panic-reset are their own.
+# Each JSON value, which stands on a line of its own, by command.
 OUTPUTS: Mapping[str, Mapping[str, Any]] = {
     "status": _STATUS,
-    "watch": _STATUS,
+    "watch": {"description": "With --rates also Traffic.", "anyOf": [_STATUS, _of("Traffic")]},
     "connect": _STATUS,
     "disconnect": _STATUS,
     "reconnect": _STATUS,
@@ -59,12 +61,26 @@ OUTPUTS: Mapping[str, Mapping[str, Any]] = {
     "known edit": _KNOWN,
     "known forget": _KNOWN,
     "known import": _object(imported=_COUNT),
-    "portal-login": _of("PortalLogin"),
+    "portal-login": _of("LoginState"),
+    "traffic": {
+        "description": "With --by, --csv, --since, --until or --plot: Usage.",
+        "anyOf": [_of("Traffic"), _of("Usage", many=True)],
+    },
     "prompts ask": _of("Prompt"),
     "prompts list": _of("Prompt", many=True),
     "profiles list": _of("Profile", many=True),
     "profiles import": _of("Notice", many=True),
+    "profiles show": _of("ProfileField", many=True),
+    "profiles login": _object(),
     "profiles remove": _object(),
+    "servers": _of("Server", many=True),
+    "servers import": _object(imported=_COUNT),
+    "servers remove": _object(),
+    "servers favourite": _object(),
+    "split list": _of("SplitEntry", many=True),
+    "split run": _object(group=_TEXT, pid=_COUNT),
+    "split add": _object(named=_LINES),
+    "split remove": _object(named=_LINES),
     "killswitch": _object(on={"type": "boolean"}),
     "lockdown": _object(on={"type": "boolean"}),
     "settings get": _of("Setting", many=True),
@@ -85,11 +101,31 @@ OUTPUTS: Mapping[str, Mapping[str, Any]] = {
             "items": _object(check=_TEXT, ok={"type": ["boolean", "null"]}, text=_TEXT, remedy=_TEXT),
         },
     ),
+    "leak-test": _object(
+        protection={"enum": ["wanted", "not wanted", "unknown"]},
+        links=_LINES,
+        leaked=_COUNT,
+        unable={"type": ["string", "null"], "description": "Why it proves nothing."},
+        probes={
+            "type": "array",
+            "items": _object(
+                kind={"enum": [kind.value for kind in Kind]},
+                target=_TEXT,
+                link={"type": ["string", "null"], "description": "The one it was bound to."},
+                verdict={"enum": [verdict.name.lower() for verdict in Verdict]},
+                how=_TEXT,
+                frames={"type": "array", "items": _object(link=_TEXT, bytes=_COUNT, head=_TEXT, summary=_TEXT)},
+            ),
+        },
+    ),
+    "panic-reset": _object(
+        steps=_LINES, open={"type": "boolean"}, stays_open={"type": "boolean"}, daemon_running={"type": "boolean"}
+    ),
     "error": {
         "description": "Of any command, when it fails. `error` is a word, or a name of the interface.",
         "type": "object",
         "properties": {"error": _TEXT, "what": _TEXT, "why": _TEXT, "remedy": _TEXT},
-        "required": ["error", "why"],
+        "required": ["error"],
         "additionalProperties": False,
     },
 }

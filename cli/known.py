@@ -59,13 +59,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     brought.add_argument("file", metavar="FILE", help="- is the standard input")
 
 
-UNSET = ("action", "profile", "allow_lan", "except", "bssids", "gateways", "beacon")
+UNSET = ("action", "profile", "server", "allow_lan", "except", "bssids", "gateways", "beacon")
 
 
 def _rules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--security", choices=SECURITIES, metavar="S", help="the weakest to accept, such as wpa2")
     parser.add_argument("--action", choices=ACTIONS, metavar="A", help=", ".join(ACTIONS))
     parser.add_argument("--profile", metavar="PROFILE", help="the profile to use there")
+    parser.add_argument("--server", metavar="SERVER", help="of a profile with a list: a name, country:SE, fastest ...")
     parser.add_argument(
         "--allow-lan", action="store_true", default=None, help="let its local network be reached while protected"
     )
@@ -117,6 +118,7 @@ def _keys(options: argparse.Namespace) -> dict[str, object]:
         "security": options.security,
         "action": options.action,
         "profile": options.profile,
+        "server": options.server,
         "allow_lan": options.allow_lan,
         "learn": options.learn,
         "except": getattr(options, "except"),
@@ -130,7 +132,7 @@ def _keys(options: argparse.Namespace) -> dict[str, object]:
 
 def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
     keys = _keys(options)
-    more = {"except", "bssids", "gateways", "beacon", "beacon_sha256"} & keys.keys()
+    more = {"server", "except", "bssids", "gateways", "beacon", "beacon_sha256"} & keys.keys()
     if not more and options.pattern is None:
         return client.add_known(
             options.ssid,
@@ -145,7 +147,7 @@ def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
     names = {"ssid": options.ssid, "ssid_hex": options.hex, "pattern": options.pattern}
     named = {key: value for key, value in names.items() if value is not None}
     if len(named) != 1 or options.pin:
-        why = "--except, --bssid, --gateway and --beacon need one name or --pattern, and go without --pin."
+        why = "--server, --except, --bssid, --gateway and --beacon need one name or --pattern, and go without --pin."
         raise ServiceError(Error.INVALID_ARGUMENT, "known add", why)
     client.import_known(json.dumps(named | keys))
     wanted = (options.pattern or options.ssid or "").encode().hex() if options.hex is None else options.hex.lower()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli import panic_managers
 from cli.codes import Exit
 from cli.output import Output
 from cli.panic_next import forget_lockdown, leave_marker
@@ -16,14 +17,14 @@ from cli.panic_resolver import restore
 
 NFT, IP, SYSTEMCTL = "/usr/sbin/nft", "/usr/sbin/ip", "/usr/bin/systemctl"
 BOOTED_BY_SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
-UNIT = "tunwarden.service"
+UNITS = ("tunwarden.socket", "tunwarden-read.socket", "tunwarden.service")  # a question at a socket would start it
 STOPPED_WITHIN = 30.0  # seconds: systemd kills a daemon that does not end within 10
 TABLE = "1953853047"  # 0x74756e77, "tunw": the mark, and the number of the routing table
 MOST_RULES = 64  # of ours in one family, before we stop wondering
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 TWIN = f"""\
-The same by hand, while no daemon runs (systemctl stop tunwarden), for it would put everything back:
+The same by hand, while no daemon runs (systemctl stop 'tunwarden*'), for it would put everything back:
   nft delete table inet tunwarden
   ip rule flush table {TABLE}; ip -6 rule flush table {TABLE}"""
 
@@ -49,7 +50,8 @@ def run(options: argparse.Namespace, out: Output) -> int:
         return Exit.FAILED
     stopped = _stop_daemon(options.run_folder, out)
     later = [leave_marker(), forget_lockdown()]
-    opened = [_delete_table(), *(_delete_routes(family) for family in ("-4", "-6")), restore()]
+    opened = [_delete_table(), *(_delete_routes(family) for family in ("-4", "-6"))]
+    opened += [restore(), *panic_managers.restore(_call)]
     steps = [stopped, *later, *opened]
     out.data(
         {
@@ -77,7 +79,7 @@ def _stop_daemon(folder: str, out: Output) -> tuple[bool, str]:
     if BOOTED_BY_SYSTEMD.is_dir():
         if was is not None:
             out.note("Stopping the daemon. One that hangs takes some ten seconds.")
-        _, why = _call(SYSTEMCTL, "stop", UNIT, time_limit=STOPPED_WITHIN)
+        _, why = _call(SYSTEMCTL, "stop", *UNITS, time_limit=STOPPED_WITHIN)
     if (still := _daemon(folder)) is None:
         return True, "Daemon: does not run." if was is None else "Daemon: stopped."
     return False, (

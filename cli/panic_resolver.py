@@ -1,4 +1,4 @@
-"""Gives /etc/resolv.conf back from the copy that daemon/linux/resolver.py made, without needing the daemon's code."""
+"""Gives /etc/resolv.conf back from the copy of daemon/linux/resolver_file.py, without needing the daemon's code."""
 
 from __future__ import annotations
 

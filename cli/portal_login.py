@@ -19,7 +19,7 @@ from cli import portal_browser
 from cli.codes import Exit
 from cli.output import Output, safe
 from ipc.client import Client, NotRunningError, connect
-from ipc.interface import PortalLogin
+from ipc.interface import LoginState
 from ipc.values import plain
 
 PATIENCE_S = 3.0  # between asking the command to end and ending it
@@ -84,7 +84,7 @@ def _log_in(client: Client, candidate: Candidate, words: Sequence[str], out: Out
         return code
 
 
-def _wait(client: Client, told: Iterator[PortalLogin], candidate: Candidate) -> PortalLogin | None:
+def _wait(client: Client, told: Iterator[LoginState], candidate: Candidate) -> LoginState | None:
     """What the daemon says; None when the command ended before it said anything."""
     while True:
         ready, _, _ = select.select([client.fileno(), candidate.fileno()], [], [], 0 if client.waits else None)
@@ -96,7 +96,7 @@ def _wait(client: Client, told: Iterator[PortalLogin], candidate: Candidate) -> 
             return next(told) if killed and select.select([client.fileno()], [], [], WORD_S)[0] else None
 
 
-def _by_hand(begun: PortalLogin) -> str:
+def _by_hand(begun: LoginState) -> str:
     return f"Log in with a text browser, such as: tunwarden portal-login -- w3m {safe(begun.url)}"
 
 

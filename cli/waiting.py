@@ -13,7 +13,7 @@ from ipc.interface import Status
 from ipc.values import plain
 
 # What no waiting cures: somebody has to do something first.
-HOPELESS = frozenset({"no-profile", "settings-broken", "store-broken"})
+HOPELESS = frozenset({"no-profile", "no-server", "settings-broken", "store-broken"})
 
 
 def until_connected(folder: str, profile: str | None, seconds: float, out: Output) -> int:

@@ -39,7 +39,8 @@ def headline(status: Status) -> tuple[str, str]:
 
 
 def _server(status: Status) -> str:
-    return f" ({status.server})" if status.server else ""
+    named = f"{status.server_name}, " if status.server_name else ""
+    return f" ({named}{status.server})" if status.server else ""
 
 
 def show(status: Status, out: Output, now: float | None = None) -> None:
@@ -55,13 +56,17 @@ def show(status: Status, out: Output, now: float | None = None) -> None:
     since = (time.time() if now is None else now) - status.since
     _row(out, "For", duration(since))
     if status.profile:
-        _row(out, "Profile", f"{status.profile}{f', server {status.server}' if status.server else ''}")
+        server = _server(status).strip(" ()")
+        _row(out, "Profile", f"{status.profile}{f', server {server}' if server else ''}")
     for number, network in enumerate(status.networks):
         _row(out, "Networks" if number == 0 else "", network_words(network), VERDICTS.get(network.verdict or ""))
         for reason in network.reasons:
             _row(out, "", f"  {reason.text}", "dim")
     if status.protected or status.rx_bytes or status.tx_bytes:
         _row(out, "Traffic", f"{size(status.rx_bytes)} in, {size(status.tx_bytes)} out")
+    if status.outside:
+        programs = "1 program" if status.outside == 1 else f"{status.outside} programs"
+        _row(out, "Beside it", f"{programs} (`tunwarden split list`)", "yellow")
     _row(out, "Kill switch", f"{switch(status.kill_switch)}, lockdown {switch(status.lockdown)}")
 
 

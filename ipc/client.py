@@ -19,16 +19,21 @@ from ipc.errors import Error, ServiceError, error_of
 from ipc.interface import (
     NAME,
     KnownNetwork,
+    LoginState,
     Network,
     Notice,
-    PortalLogin,
     Problem,
     Profile,
+    ProfileField,
     Prompt,
     ReportPart,
+    Server,
     Setting,
+    SplitEntry,
     Status,
     Trace,
+    Traffic,
+    Usage,
 )
 from ipc.values import typed
 
@@ -170,9 +175,26 @@ class Client:
     def import_known(self, text: str) -> int:
         return cast(int, self._call("Networks.ImportKnown", text=text))
 
-    def portal_login(self, left: Callable[[], float] | None = None) -> Iterator[PortalLogin]:
+    def portal_login(self, left: Callable[[], float] | None = None) -> Iterator[LoginState]:
         """`begun`, then what became of it. The daemon takes the process that connected. `left`: as with `watch`."""
-        return cast(Iterator[PortalLogin], self._stream("Networks.PortalLogin", left))
+        return cast(Iterator[LoginState], self._stream("Networks.PortalLogin", left))
+
+    # --- Split ---
+
+    def list_split(self) -> tuple[SplitEntry, ...]:
+        return cast(tuple[SplitEntry, ...], self._call("Split.List"))
+
+    def add_split(self, group: str, pid: int = 0) -> None:
+        self._call("Split.Add", group=group, pid=pid)
+
+    def remove_split(self, pid: int) -> None:
+        self._call("Split.Remove", pid=pid)
+
+    def add_split_program(self, group: str, path: str, uid: int = -1) -> None:
+        self._call("Split.AddProgram", group=group, path=path, uid=uid)
+
+    def remove_split_program(self, path: str, uid: int = -1) -> None:
+        self._call("Split.RemoveProgram", path=path, uid=uid)
 
     # --- Prompts ---
 
@@ -194,8 +216,56 @@ class Client:
     def list_profiles(self) -> tuple[Profile, ...]:
         return cast(tuple[Profile, ...], self._call("Profiles.List"))
 
+    def show_profile(self, name: str) -> tuple[ProfileField, ...]:
+        return cast(tuple[ProfileField, ...], self._call("Profiles.Show", name=name))
+
+    def set_login(self, name: str, user: str, password: str) -> None:
+        self._call("Profiles.SetLogin", name=name, user=user, password=password)
+
     def remove_profile(self, name: str) -> None:
         self._call("Profiles.Remove", name=name)
+
+    # --- Traffic ---
+
+    def get_traffic(self) -> Traffic:
+        return cast(Traffic, self._call("Traffic.GetTraffic"))
+
+    def follow_traffic(self, left: Callable[[], float] | None = None) -> Iterator[Traffic]:
+        """At once, then what is new, at most once a second. `left`: as with `watch`."""
+        return cast(Iterator[Traffic], self._stream("Traffic.FollowTraffic", left))
+
+    def get_usage(self, by: str, first: str | None = None, last: str | None = None) -> tuple[Usage, ...]:
+        return cast(tuple[Usage, ...], self._call("Traffic.GetUsage", by=by, first=first, last=last))
+
+    def grant_allowance(self) -> None:
+        self._call("Traffic.GrantAllowance")
+
+    # --- Servers ---
+
+    def import_servers(self, profile: str, text: str) -> int:
+        return cast(int, self._call("Servers.ImportServers", profile=profile, text=text))
+
+    def remove_servers(self, profile: str) -> None:
+        self._call("Servers.RemoveServers", profile=profile)
+
+    def list_servers(
+        self, profile: str | None = None, country: str | None = None, start: int = 0
+    ) -> tuple[Server, ...]:
+        found = self._call("Servers.ListServers", profile=profile, country=country, start=start)
+        return cast(tuple[Server, ...], found)
+
+    def all_servers(self, profile: str | None = None, country: str | None = None) -> tuple[Server, ...]:
+        """The servers of a list, in as many calls of ListServers as that takes."""
+        found: list[Server] = []
+        while page := self.list_servers(profile, country, len(found)):
+            found.extend(page)
+        return tuple(found)
+
+    def connect_server(self, profile: str | None, server: str) -> None:
+        self._call("Servers.ConnectServer", profile=profile, server=server)
+
+    def set_favourite(self, profile: str | None, server: str, on: bool) -> None:
+        self._call("Servers.SetFavourite", profile=profile, server=server, on=on)
 
     # --- Settings ---
 

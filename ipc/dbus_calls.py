@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ STANDARD = {
     (PROPERTIES, "Set"): "ssv",
     (TREE, "GetManagedObjects"): "",
 }
-_UNIQUE = {member: (face, member) for face, member in (*METHODS, *STANDARD)}
+_COUNTS = Counter(member for _, member in (*METHODS, *STANDARD))
+_UNIQUE = {member: (face, member) for face, member in (*METHODS, *STANDARD) if _COUNTS[member] == 1}
 
 
 class CallError(Exception):
@@ -61,6 +63,8 @@ def target(call: Message, objects: Objects) -> Target:
     if introspection(path, objects) is None:
         raise CallError(ErrorType.UNKNOWN_OBJECT, f"There is no object {_shown(path)}.")
     member = call.member or ""
+    if not call.interface and _COUNTS[member] > 1:
+        raise CallError(ErrorType.UNKNOWN_METHOD, f"Several interfaces have a method {member}: name one of them.")
     key = (call.interface, member) if call.interface else _UNIQUE.get(member, ("", member))
     if key[0] and key[0] not in _faces(path, objects):
         raise CallError(ErrorType.UNKNOWN_INTERFACE, f"There is no interface {_shown(key[0])} here.")

@@ -136,7 +136,11 @@ class Queue:
             return Message.new_error(pending.call, pending.wanted.error, pending.wanted.text)
         if caller is None:
             return Message.new_error(pending.call, ErrorType.ACCESS_DENIED, "The bus does not say who you are.")
-        return await self._answer(pending.call, pending.wanted, caller)
+        try:
+            return await self._answer(pending.call, pending.wanted, caller)
+        except Exception:  # a defect of ours: it costs this call, and none of those that wait behind it
+            log.exception("%s.%s failed", pending.call.interface, pending.call.member)
+            return Message.new_error(pending.call, ErrorType.FAILED, "The call failed; the log of tunwardend says why.")
 
     async def _reply(self, call: Message, reply: Message) -> None:
         try:

@@ -162,7 +162,7 @@ def _field(name: str, hint: object, default: object = inspect.Parameter.empty) -
             break
     assert isinstance(hint, type)
     given = default is not inspect.Parameter.empty
-    assert not given or isinstance(default, bool | int | str)
+    assert not given or (nullable if default is None else isinstance(default, bool | int | str))
     return Field(
         name,
         Type(BASES.get(hint, hint.__name__), many, nullable),

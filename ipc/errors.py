@@ -17,6 +17,7 @@ class Error(Enum):
     )
     NO_SUCH_PROFILE = ("NoSuchProfile", "No profile of that name is stored.")
     PROFILE_REFUSED = ("ProfileRefused", "The text cannot become a profile; `why` names the line and the directive.")
+    NO_SUCH_SERVER = ("NoSuchServer", "No server of the profile's list is meant by that.")
     NO_SUCH_NETWORK = ("NoSuchNetwork", "No such known network, or no Wi-Fi network is joined now.")
     NO_SUCH_PROMPT = ("NoSuchPrompt", "No prompt of that id waits; `why` says what became of it.")
     NOT_NOW = ("NotNow", "Not possible in the present state; it may be later.")

@@ -25,6 +25,9 @@ INTERFACES = {
     "Networks": "The networks this machine is on, and those it knows.",
     "Prompts": "Questions that the daemon has for people about networks, and their answers.",
     "Profiles": "VPN configurations: brought as text, stored by the daemon, never given back.",
+    "Servers": "The servers of a profile that has a list of them, and which of them is used.",
+    "Traffic": "What was counted, how fast it goes, and what is left of an allowance.",
+    "Split": "Programs that never use the tunnel, and programs that use nothing else.",
     "Settings": "The settings in force, where each comes from, and those that users set.",
     "Diagnostics": "Questions about the configuration, and what helps to find a fault.",
 }
@@ -99,6 +102,9 @@ TIGHTENS = frozenset(
         ("wifi.criteria.wps", "true"),
         ("wifi.criteria.common_names", "true"),
         ("portal.detect", "false"),
+        ("allowance.at_limit", "block"),
+        ("split.subnets", ""),
+        ("split.names", "tunnel"),
         ("wired.action", "auto_connect"),
         ("cellular.action", "auto_connect"),
     }
@@ -109,12 +115,16 @@ SECURITIES = (
 )  # fmt: skip
 ACTIONS = ("auto_connect", "prompt", "ignore", "disconnect")
 
+USAGE_BY = ("minute", "hour", "day", "network", "profile")
 ANSWERS = ("auto_connect", "ignore")
+GROUPS = ("never", "only")
 PROMPT_STATES = ("raised", "answered", "expired", "withdrawn")
 
 Name = Annotated[str, Longest(64)]  # of a profile
 Hex = Annotated[str, Longest(64)]  # of an SSID: two digits a byte
 PROFILE_BYTES = 1 << 20
+SERVERS_BYTES = 1 << 20  # of a list of servers as text
+SERVERS_PAGE = 100  # servers of one answer
 VALUE_BYTES = 4096  # of a setting as text
 KNOWN_BYTES = 256 << 10  # of saved networks as text
 SETTINGS_BYTES = 48 << 10  # fits, escaped as JSON, into a message from an unprivileged peer
@@ -193,7 +203,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class PortalLogin:
+class LoginState:
     """What becomes of a login to a captive portal."""
 
     state: Annotated[
@@ -210,9 +220,45 @@ class Profile:
     """A stored VPN configuration. Its keys never leave the daemon."""
 
     name: Annotated[str, "Its name."]
-    kind: Annotated[str, "`wireguard`."]
+    kind: Annotated[str, "`wireguard` or `openvpn`."]
     servers: Annotated[tuple[str, ...], "Address and port of each server."]
     chosen: Annotated[bool, "Whether Connect without a name would use it."]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileField:
+    """Something that a stored profile says. Of secrets, only that they are there."""
+
+    name: Annotated[str, "What it is, in words; it may stand more than once."]
+    value: Annotated[str, "Its value, for people."]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server of a profile's list. Its keys never leave the daemon."""
+
+    name: Annotated[str, "Its name in the list."]
+    country: Annotated[str | None, "Where it is, ISO 3166-1 alpha-2; null: the list does not say."]
+    city: Annotated[str | None, "The city; null: the list does not say."]
+    tags: Annotated[tuple[str, ...], "What else the list says of it."]
+    endpoints: Annotated[tuple[str, ...], "Its addresses and ports."]
+    favourite: Annotated[bool, "Whether it is one of the favourites."]
+    chosen: Annotated[bool, "Whether it is among those that are tried now."]
+    used: Annotated[bool, "Whether it is the one in use."]
+    latency_ms: Annotated[int, "How soon it answered a handshake, in milliseconds; 0: no answer is known."]
+    loss_percent: Annotated[int, "How many of 100 handshakes it left unanswered, where it was asked."]
+    measured: Annotated[int, "When it was asked, in seconds since 1970 UTC; 0: it was not, or too long ago."]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitEntry:
+    """A process with what it has started, or a program, that never uses the tunnel or uses nothing else."""
+
+    group: Annotated[str, "`never`: beside the tunnel; `only`: through the tunnel or not at all."]
+    name: Annotated[str, "What a process calls itself; of a program its path."]
+    pid: Annotated[int, "The process that was added; 0: a program, of which every process is added as it is seen."]
+    uid: Annotated[int, "The user."]
+    processes: Annotated[int, "How many processes there are now; of a program 0: they are listed by themselves."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +290,55 @@ class Setting:
     place: Annotated[str | None, "File and line where the administrator says it; null: nowhere."]
     default: Annotated[str, "The value that nobody has to set."]
     own: Annotated[str | None, "What users set, also where it is not in force; null: nothing."]
-    kind: Annotated[str, "`boolean`, `choice`, `time`, `name` or `list`."]
+    kind: Annotated[str, "`boolean`, `choice`, `time`, `size`, `name` or `list`."]
     allowed: Annotated[str, "The values it may have, in words."]
     text: Annotated[str, "What it means, in a sentence."]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was counted on one way, of one minute, hour, day, network or profile."""
+
+    way: Annotated[
+        str,
+        "`tunnel`: what went through the tunnel; `clear`: what went outside it, where that was allowed; `carrier`: "
+        "what links carried else: the tunnel's own packets, the local network, what keeps a link up.",
+    ]
+    start: Annotated[int, "Of a minute or an hour: when it began, in seconds since 1970 UTC; else 0."]
+    name: Annotated[str, "The local day (2026-11-22), the network or the profile; empty: none, or not known."]
+    kind: Annotated[str | None, "Of a network: `wifi`, `wired` or `cellular`; else null."]
+    ssid_hex: Annotated[str | None, "Of a Wi-Fi network: the exact bytes of its name in hexadecimal; else null."]
+    rx_bytes: Annotated[int, "Bytes received, as the kernel counts the link."]
+    tx_bytes: Annotated[int, "Bytes sent."]
+    rx_packets: Annotated[int, "Packets received."]
+    tx_packets: Annotated[int, "Packets sent."]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much traffic there is in this period, in bytes through the tunnel, both directions together."""
+
+    limited: Annotated[bool, "Whether there is a limit; without one, the numbers are 0."]
+    per: Annotated[str, "`day`, `week` or `month`."]
+    total: Annotated[int, "The limit, with the bonus and what was granted."]
+    used: Annotated[int, "What was used of it; may be more, for what arrives is counted before it is dropped."]
+    available: Annotated[int, "What is left."]
+    resets: Annotated[int, "When the next period begins, in seconds since 1970 UTC."]
+    at_limit: Annotated[str, "What happens at the limit on this network: `block`, `ask` or `disconnect`."]
+    used_up: Annotated[bool, "Whether it is used up."]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The traffic of today, and of this moment."""
+
+    day: Annotated[str, "The local day: 2026-11-22."]
+    today: Annotated[tuple[Usage, ...], "What was counted today, by way."]
+    rx_rate: Annotated[int, "Bytes a second received through the tunnel, of late."]
+    tx_rate: Annotated[int, "Bytes a second sent through it."]
+    clear_rx_rate: Annotated[int, "Bytes a second received outside the tunnel, where that is allowed."]
+    clear_tx_rate: Annotated[int, "Bytes a second sent outside it."]
+    allowance: Annotated[Allowance, "What is left of the allowance."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +390,13 @@ class Status:
     lists: Annotated[int, "Another number: the lists of profiles and known networks have changed. Read them anew."]
     sequence: Annotated[int, "Grows by one with each published status, so a reader sees that none was missed."]
     version: Annotated[str, "Version of the daemon."]
+    detail: Annotated[
+        str | None,
+        "What else is to be said of the state: `nothing-comes-back` (connected, traffic goes out, none comes in) or "
+        "`allowance-used-up`; null: nothing. A warning says it in words.",
+    ] = None
+    server_name: Annotated[str | None, "The name of that server in the profile's list; null: it has no list."] = None
+    outside: Annotated[int, "How many programs never use the tunnel now: each with all that it has started."] = 0
 
 
 class Property(NamedTuple):
@@ -460,7 +559,7 @@ class Service(Protocol):
         ...
 
     @method("Networks.PortalLogin", Access.CHANGE, Error.NOT_NOW, returns="login", stream=True)
-    def portal_login(self, caller: Caller) -> AsyncGenerator[PortalLogin, None]:
+    def portal_login(self, caller: Caller) -> AsyncGenerator[LoginState, None]:
         """Log in to the captive portal that is in the way: the caller's process, and what it starts from now on, may.
 
         They reach HTTP and HTTPS over the portal's link, and nothing else, with sockets made after the first reply,
@@ -519,9 +618,168 @@ class Service(Protocol):
         """The stored profiles, without their keys."""
         ...
 
+    @method("Profiles.Show", Access.READ, Error.NO_SUCH_PROFILE, returns="fields")
+    async def show_profile(self, caller: Caller, name: Annotated[Name, "Its name."]) -> tuple[ProfileField, ...]:
+        """What a stored profile says, without its keys, passwords and user names."""
+        ...
+
+    @method("Profiles.SetLogin", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.PROFILE_REFUSED, Error.NOT_NOW)
+    async def set_login(
+        self,
+        caller: Caller,
+        name: Annotated[Name, "The profile's name."],
+        user: Annotated[str, Longest(128), "What the VPN server calls its user."],
+        password: Annotated[str, Longest(128), "The password. It is kept like a key."],
+    ) -> None:
+        """Store the user name and the password that a profile's server asks for; in use, it connects anew."""
+        ...
+
     @method("Profiles.Remove", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.NOT_NOW)
     async def remove_profile(self, caller: Caller, name: Annotated[Name, "Its name."]) -> None:
         """Delete a stored profile and its keys."""
+        ...
+
+    # --- Traffic ---
+
+    @method("Traffic.GetTraffic", Access.READ, returns="traffic")
+    async def get_traffic(self, caller: Caller) -> Traffic:
+        """What was counted today, how fast it goes now, and what is left of the allowance."""
+        ...
+
+    @method("Traffic.FollowTraffic", Access.READ, returns="traffic", stream=True, signal="Moved")
+    def follow_traffic(self, caller: Caller) -> AsyncGenerator[Traffic, None]:
+        """The same at once, and then whenever it has changed, at most once a second, until the caller hangs up."""
+        ...
+
+    @method("Traffic.GetUsage", Access.READ, returns="usage")
+    async def get_usage(
+        self,
+        caller: Caller,
+        by: Annotated[str, OneOf(USAGE_BY), "Minutes and hours with traffic, days, networks or profiles."],
+        first: Annotated[str | None, Longest(10), "The first local day, 2026-11-22; null: the first there is."] = None,
+        last: Annotated[str | None, Longest(10), "The last local day, included; null: the last there is."] = None,
+    ) -> tuple[Usage, ...]:
+        """What was counted, up to 1,000 lines. Times come latest first, networks and profiles with most bytes first.
+
+        The last 1,440 minutes and 744 hours with traffic are kept, and the last five years of days.
+        """
+        ...
+
+    @method("Traffic.GrantAllowance", Access.CHANGE, Error.NOT_NOW, Error.LOCKED)
+    async def grant_allowance(self, caller: Caller) -> None:
+        """Grant the limit once more for this period. Only where it is used up and `at_limit` is `ask`."""
+        ...
+
+    # --- Servers ---
+
+    @method(
+        "Servers.ImportServers", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.PROFILE_REFUSED, Error.NOT_NOW,
+        returns="imported",
+    )  # fmt: skip
+    async def import_servers(
+        self,
+        caller: Caller,
+        profile: Annotated[Name, "A WireGuard profile with one [Peer]."],
+        text: Annotated[str, Longest(SERVERS_BYTES), "The list itself, TOML or JSON: docs/servers.md has the layout."],
+    ) -> int:
+        """Give a profile a list of servers, in place of its own server and of a former list. Returns how many."""
+        ...
+
+    @method("Servers.RemoveServers", Access.ADMIN, Error.NO_SUCH_PROFILE, Error.NOT_NOW)
+    async def remove_servers(self, caller: Caller, profile: Annotated[Name, "A profile with a list."]) -> None:
+        """Take the list away: the profile has its own server again."""
+        ...
+
+    @method("Servers.ListServers", Access.READ, Error.NO_SUCH_PROFILE, Error.NOT_NOW, returns="servers")
+    async def list_servers(
+        self,
+        caller: Caller,
+        profile: Annotated[Name | None, "The profile; null or empty: the chosen one."],
+        country: Annotated[str | None, Longest(2), "Only those there; null or empty: all."] = None,
+        start: Annotated[int, "How many to leave out: those of earlier answers."] = 0,
+    ) -> tuple[Server, ...]:
+        """The servers of the profile's list: up to 100. Ask for more until there are none. Nobody is asked anything."""
+        ...
+
+    @method(
+        "Servers.ConnectServer", Access.CHANGE, Error.NO_SUCH_PROFILE, Error.NO_SUCH_SERVER, Error.LOCKED, Error.NOT_NOW
+    )
+    async def connect_server(
+        self,
+        caller: Caller,
+        profile: Annotated[Name | None, "The profile; null or empty: the chosen one."],
+        server: Annotated[
+            str,
+            Longest(80),
+            "A server's name, `country:SE`, `city:NAME`, `tag:NAME`, `fastest`, `random` or `favourites`, these three "
+            "also as `fastest:SE`; empty: as listed.",
+        ],
+    ) -> None:
+        """Ask for protection through such a server, now and from now on. Several are tried in turn, eight at most.
+
+        `fastest` asks all that fit with marked handshakes, unless that was done within ten minutes; the state is
+        `blocked`, with the cause `choosing-server`, meanwhile. Chosen anew, `random` may come to another one.
+        """
+        ...
+
+    @method("Servers.SetFavourite", Access.CHANGE, Error.NO_SUCH_PROFILE, Error.NO_SUCH_SERVER, Error.NOT_NOW)
+    async def set_favourite(
+        self,
+        caller: Caller,
+        profile: Annotated[Name | None, "The profile; null or empty: the chosen one."],
+        server: Annotated[Name, "The server's name."],
+        on: Annotated[bool, "Whether it is to be one."],
+    ) -> None:
+        """Add a server to the favourites, or take it out. What is tried now stays until somebody chooses anew."""
+        ...
+
+    # --- Split ---
+
+    @method("Split.List", Access.READ, returns="entries")
+    async def list_split(self, caller: Caller) -> tuple[SplitEntry, ...]:
+        """The caller's programs that are in a group; everybody's, for root."""
+        ...
+
+    @method("Split.Add", Access.CHANGE, Error.NOT_NOW, relaxes=(("group", "never"),))
+    async def add_split(
+        self,
+        caller: Caller,
+        group: Annotated[str, OneOf(GROUPS), "`never`: beside the tunnel; `only`: through it or not at all."],
+        pid: Annotated[int, "One of the caller's processes; 0: the one that asks (on the socket only)."] = 0,
+    ) -> None:
+        """Put a process, and all that it starts from now on, into a group, until it ends or is removed.
+
+        Sockets that it has already stay as they are. `never` lets it out of the tunnel, so that needs root, who may
+        name processes of everybody.
+        """
+        ...
+
+    @method("Split.Remove", Access.CHANGE, Error.NOT_NOW)
+    async def remove_split(
+        self, caller: Caller, pid: Annotated[int, "A process that was added, or is in a group."]
+    ) -> None:
+        """Take a process, and all that was started in there with it, out of its group. Their connections end."""
+        ...
+
+    @method("Split.AddProgram", Access.CHANGE, Error.NOT_NOW, relaxes=(("group", "never"),))
+    async def add_split_program(
+        self,
+        caller: Caller,
+        group: Annotated[str, OneOf(GROUPS), "`never`: beside the tunnel; `only`: through it or not at all."],
+        path: Annotated[str, Longest(4095), "A program that only root can change. It is looked at, never opened."],
+        uid: Annotated[int, "The user whose processes are meant; -1: the caller."] = -1,
+    ) -> None:
+        """Put all processes of a program into a group, now and, within a second of their start, later; for good."""
+        ...
+
+    @method("Split.RemoveProgram", Access.CHANGE, Error.NOT_NOW)
+    async def remove_split_program(
+        self,
+        caller: Caller,
+        path: Annotated[str, Longest(4095), "As it is listed."],
+        uid: Annotated[int, "The user whose processes are meant; -1: the caller."] = -1,
+    ) -> None:
+        """Forget a program, and take its processes out of their group. Their connections end."""
         ...
 
     # --- Settings ---

@@ -20,6 +20,7 @@ log = logging.getLogger("tunwarden.ipc")
 NAME, PATH = "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority"
 AUTHORITY = "org.freedesktop.PolicyKit1.Authority"
 BUS, BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
+ANSWER = "(bba{ss})"  # of CheckAuthorization: yes, a question would help, details
 INTERACTIVE = 1  # CheckAuthorizationFlags: a question to the user is allowed
 QUICK_S = 25.0  # polkit may have to be started
 PATIENT_S = 300.0  # somebody looks for a password
@@ -60,8 +61,10 @@ class Polkit:
             except TimeoutError:
                 await self._authority(owner, "CancelCheckAuthorization", "s", [ticket], QUICK_S)
                 raise
+            if answer.signature != ANSWER:
+                raise LookupError(f"its answer is of the type {answer.signature!r}, not {ANSWER!r}")
             yes, challenge, _ = answer.body[0]
-        except (LookupError, TimeoutError, ConnectionError, ValueError) as err:
+        except (LookupError, TimeoutError, ConnectionError) as err:
             log.warning("polkit gives no answer about %s: %r", action, err)
             return Word.NO
         return Word.YES if yes is True else Word.CHALLENGE if challenge is True and not interactive else Word.NO
@@ -72,7 +75,7 @@ class Polkit:
         if answer.message_type is MessageType.ERROR:
             await self._bus("StartServiceByName", "su", [NAME, 0])
             answer = await self._bus("GetNameOwner", "s", [NAME])
-        if answer.message_type is MessageType.ERROR:
+        if answer.message_type is MessageType.ERROR or answer.signature != "s":
             raise LookupError(f"polkit is not there: {answer.error_name}")
         self.owner = str(answer.body[0])
         return self.owner
