@@ -19,7 +19,7 @@ MLD_TYPES = frozenset({130, 131, 132, 143})  # RFC 2710, RFC 3810
 
 
 class Kind(StrEnum):
-    TUNNEL = "tunnel"  # UDP to the VPN server's exact address and port
+    TUNNEL = "tunnel"  # UDP, or TCP where told so, to the VPN server's exact address and port
     DHCP = "dhcp"  # a DHCPv4 or DHCPv6 client's message
     NDP = "ndp"
     MLD = "mld"
@@ -35,9 +35,16 @@ LEAKS = frozenset({Kind.CLEAR4, Kind.CLEAR6, Kind.DNS, Kind.OTHER})
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """The VPN servers: each an address and a UDP port."""
+    """The VPN servers: each an address and a UDP port, or a TCP port."""
 
     servers: frozenset[tuple[IPv4Address | IPv6Address, int]]
+    tcp_servers: frozenset[tuple[IPv4Address | IPv6Address, int]] = frozenset()
+
+    def __contains__(self, end: tuple[int, IPv4Address | IPv6Address, int]) -> bool:
+        """Whether a packet of that transport protocol to that address and port is the tunnel's."""
+        protocol, *place = end
+        known = {UDP: self.servers, TCP: self.tcp_servers}.get(protocol, frozenset())
+        return tuple(place) in known
 
 
 def classify(frame: bytes, expect: Expect) -> Kind:
@@ -75,7 +82,7 @@ def _ipv4(packet: bytes, expect: Expect) -> Kind:
     ports = _ports(packet[9], transport)
     if ports is None:
         return Kind.CLEAR4
-    if packet[9] == UDP and (destination, ports[1]) in expect.servers:
+    if (packet[9], destination, ports[1]) in expect:
         return Kind.TUNNEL
     # RFC 2131, 4.1: from the client's port to the server's; only a renewal goes to a single server.
     if packet[9] == UDP and ports == (68, 67):
@@ -96,7 +103,7 @@ def _ipv6(packet: bytes, expect: Expect) -> Kind:
     ports = _ports(protocol, transport)
     if ports is None:
         return Kind.CLEAR6
-    if protocol == UDP and (destination, ports[1]) in expect.servers:
+    if (protocol, destination, ports[1]) in expect:
         return Kind.TUNNEL
     if protocol == UDP and ports == (546, 547) and (destination.is_multicast or destination.is_link_local):
         return Kind.DHCP  # RFC 8415, 7

@@ -11,7 +11,7 @@ Everything else is the real daemon.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from daemon import adapters
 from daemon.host import Host
 from policies.firewall import FirewallPolicy
 from policies.settings import Settings
+from policies.split import Network
 
 LAYERS = ("firewall", "routing", "none")
 
@@ -33,12 +34,17 @@ class LayerTakenAway:
     async def verify(self, policy: FirewallPolicy) -> bool:
         return True
 
+    async def allow(self, left: Callable[[], int]) -> None:
+        return None
+
     async def reset(self) -> None:
         return None
 
 
 class NoCheck:
     """Implements `daemon.host.LeakCheck`, and sends nothing."""
+
+    excluded: tuple[Network, ...] = ()
 
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         return ()
