@@ -64,7 +64,7 @@ def test_strangers_are_found(source: str, forbidden: tuple[str, ...], expected: 
     assert strangers(source, forbidden) == expected
 
 
-def test_root_runs_no_shell() -> None:
+def test_e3_root_runs_no_shell() -> None:
     """E3, E4: nothing that runs as root starts a shell."""
     for folder in ("daemon", "ipc", "policies", "cli"):
         for file in (TOP / folder).rglob("*.py"):

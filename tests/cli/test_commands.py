@@ -122,7 +122,7 @@ def test_not_permitted(folder: Path) -> None:
     assert tunwarden(folder, "killswitch", who=STRANGER).out == "Kill switch off.\n"
 
 
-def test_no_daemon_is_neither_off_nor_a_crash() -> None:
+def test_e14_no_daemon_is_neither_off_nor_a_crash() -> None:
     with public_folder() as folder:
         for command in ("status", "watch", "connect", "disconnect", "networks", "killswitch"):
             ended = tunwarden(folder, command)
@@ -221,7 +221,7 @@ def test_profiles(folder: Path, tmp_path: Path) -> None:
     assert "198.51.100.7:51820" in tunwarden(folder, "profiles", "list", who=STRANGER).out
     (tmp_path / "home.conf").write_text("[Interface]\nTable = off\n")
     ended = tunwarden(folder, "profiles", "import", "home", str(tmp_path / "home.conf"))
-    assert (ended.code, ended.out.splitlines()[1]) == (0, "  line 2: Table ignored: tunwarden has its own.")
+    assert (ended.code, ended.out.splitlines()[1]) == (0, "  line 2: Table: tunwarden has its own.")
     ended = tunwarden(folder, "profiles", "import", "home", "-", stdin="[Interface]\nPostUp = reboot\n")
     assert ended.code == 1
     assert "PostUp runs a program" in ended.err

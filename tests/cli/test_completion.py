@@ -40,6 +40,9 @@ CASES = {
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("completion")
     (folder / "a-file.toml").write_text("")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "tunwarden").write_text("#!/bin/sh\n")  # no daemon: test_completion_live.py has one
+    (folder / "bin" / "tunwarden").chmod(0o755)
     for shell, write in SHELLS.items():
         (folder / f"tunwarden.{shell}").write_text("\n".join(write(program())) + "\n")
     return folder
@@ -48,7 +51,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(folder: Path, *words: str) -> str:
     if shutil.which(words[0]) is None:
         pytest.skip(f"{words[0]} is missing: run lab/install-missing")
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "TERM": "dumb", "LANG": "C.UTF-8"}
+    env = {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOME": str(folder), "TERM": "dumb", "LANG": "C.UTF-8"}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
@@ -66,6 +69,7 @@ def in_zsh(folder: Path, words: tuple[str, ...]) -> set[str]:
     """zsh runs the function; the helpers of its completion system, which need a terminal, note what they get."""
     code = (
         "_describe() { local -a all; all=(${(P)argv[-1]}); print -rl -- ${all%%:*}; }; _files() { print -rl -- *; }; "
+        "compadd() { print -rl -- ${(P)argv[-1]}; }; "
         'compdef() { true; }; . ./tunwarden.zsh; words=(tunwarden "$@"); CURRENT=$#words; _tunwarden'
     )
     found = shell(folder, "zsh", "-f", "-c", code, "zsh", *words).split()

@@ -143,7 +143,7 @@ def test_systemd_is_asked_to_stop_it() -> None:
     done = in_namespace(f"{CLOSED}{RUNNING}{SYSTEMD}EVIL=1 {PYTHON} panic-reset --yes; echo code $?; cat /run/asked")
     said, _, asked = done.stdout.partition("code 0\n")
     assert said.splitlines()[0] == "Daemon: stopped.", done
-    assert asked.splitlines()[0] == "stop tunwarden.service"
+    assert asked.splitlines()[0] == "stop tunwarden.socket tunwarden-read.socket tunwarden.service"
     assert {line.split("=")[0] for line in asked.splitlines()[1:]} <= {"LC_ALL", "PATH", "PWD", "_", "SHLVL", "OLDPWD"}
     assert "hangs" in done.stderr
 
@@ -228,7 +228,7 @@ def test_the_numbers_are_those_of_policies() -> None:
 
 def test_the_copy_is_the_one_the_daemon_makes() -> None:
     from cli import panic_resolver
-    from daemon.linux import resolver
+    from daemon.linux import resolver_file as resolver
 
     original = resolver.Original(resolver.Kind.FILE, b"nameserver 192.0.2.1\n", 0o644, (0, 0))
     assert json.loads(original.to_bytes()) == json.loads(saved("file", b"nameserver 192.0.2.1\n", 0o644))

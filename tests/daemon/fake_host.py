@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from daemon.host import Announced, Counters, Host, HostError, Sleeping, Touch, TunnelError
-from policies.facts import Endpoint, Internet, Link, LinkKind, Security, Tunnel, WifiNetwork
+from daemon.host import Announced, Counters, Host, HostError, Sleeping, SplitTree, Touch, TunnelError
+from policies.counting import Counts
+from policies.facts import Address, Endpoint, Internet, Link, LinkKind, Security, Tunnel, WifiNetwork
 from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
 from policies.portals import Probe
-from policies.profiles import WireGuardProfile
+from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.resolvers import Manager
 from policies.settings import LinkRule
+from policies.split import Group, Network, Program
 from policies.states import Cause
 
 GATEWAY = ip_address("192.0.2.1")
@@ -22,6 +26,7 @@ WLAN = Link(2, "wlan0", LinkKind.WIFI, up=True, carrier=True, carrier_changes=1,
 CABLE = Link(3, "eth0", LinkKind.WIRED, up=True, carrier=True, carrier_changes=1, gateways=(GATEWAY,))
 CAFE = WifiNetwork(b"Cafe", b"\x02\0\0\0\0\x01", Security.OPEN)
 HOME = WifiNetwork(b"Home", b"\x02\0\0\0\0\x02", Security.WPA2)
+SPLIT_DNS = 30054  # and those of programs that never use the tunnel
 LOGIN_DNS = 30053  # the port where the names of a login are answered
 TAMPERED = Touch("the firewall table was changed by nft (process 4711)", foreign=True)
 
@@ -48,15 +53,19 @@ class FakeHost:
     announced: dict[int, Announced] = field(default_factory=dict)  # of captive portals, by ifindex
     looked_through: list[FirewallPolicy | None] = field(default_factory=list)  # the firewall during each look
     touch: Touch = TAMPERED
+    counters: FakeCounters = field(default_factory=lambda: FakeCounters())
+    opened: list[WireGuardProfile] = field(default_factory=list)  # a profile for each attempt
+    speeds: dict[Address, float] = field(default_factory=dict)  # of servers, in seconds; others do not answer
 
     def __post_init__(self) -> None:
-        self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper")}
+        self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper", "resolvers")}
         self.died = asyncio.Event()
         self.sleeps: asyncio.Queue[bool] = asyncio.Queue()
         self.host = Host(
             _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self),
             _Tamper(self), _Lockdown(self), _Sleep(self), _LeakCheck(self), _Obstacles(self),
-            _Beacons(self), _LoginTree(self), portals=_Portals(self),
+            _Beacons(self), _LoginTree(self), portals=_Portals(self), link_counters=self.counters,
+            server_probe=_ServerProbe(self), split_groups=FakeSplitGroups(self),
         )  # fmt: skip
 
     def ask(self, what: str, detail: object = None) -> None:
@@ -72,6 +81,70 @@ class FakeHost:
     def order(self, *whats: str) -> list[str]:
         """What was asked, in order, of these operations."""
         return [what for what, _ in self.asked if what in whats]
+
+
+@dataclass
+class FakeCounters:
+    """What the kernel has counted, by ifindex; a link that is taken out with `remove` tells its last."""
+
+    counts: dict[int, Counts] = field(default_factory=dict)
+    births: dict[str, int] = field(default_factory=dict)
+    bits: int = 64
+    boot: str = "this boot"
+    way: int | None = None
+    refuses: bool = False
+    gone: list[tuple[int, Counts]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def remove(self, ifindex: int) -> None:
+        self.gone.append((ifindex, self.counts.pop(ifindex)))
+
+    def boot_id(self) -> str:
+        return self.boot
+
+    def birth(self, ifname: str) -> int:
+        return self.births.get(ifname, 1)
+
+    def fileno(self) -> int:
+        return self._event
+
+    def read(self, ifindex: int) -> Counts | None:
+        if self.refuses:
+            raise HostError("read the counters of a link", "refused")
+        return self.counts.get(ifindex)
+
+    def removed(self) -> list[tuple[int, Counts]]:
+        gone, self.gone = self.gone, []
+        return gone
+
+    def way_to(self, address: Address) -> int | None:
+        return self.way
+
+    def close(self) -> None:
+        if self._event >= 0:
+            os.close(self._event)
+            self._event = -1
+
+
+class _ServerProbe:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    async def measure(
+        self, profile: WireGuardProfile, peers: Sequence[WireGuardPeer], rounds: int
+    ) -> Mapping[bytes, tuple[float, ...]]:
+        self.fake.ask("measure", tuple(peer.endpoints[0] for peer in peers))
+        policy = self.fake.kernel["firewall"]
+        assert policy is not None
+        assert not policy.capture or set(policy.servers) == {peer.endpoints[0] for peer in peers}
+        await asyncio.sleep(0)
+        speeds = {peer.public_key: self.fake.speeds.get(peer.addresses[0]) for peer in peers}
+        return {key: (speed,) * rounds for key, speed in speeds.items() if speed is not None}
+
+    async def tidy(self) -> None:
+        self.fake.ask("tidy probes")
 
 
 class _Links:
@@ -126,6 +199,9 @@ class _Layer:
             raise HostError(self.name, "refused")
         return self.fake.kernel[self.name] == policy
 
+    async def allow(self, left: Callable[[], int]) -> None:
+        self.fake.ask("allow", left())
+
     async def reset(self) -> None:
         self.fake.ask("reset", self.name)
         self.fake.kernel[self.name] = None
@@ -162,6 +238,8 @@ class _Sleep:
 
 
 class _LeakCheck:
+    excluded: tuple[Network, ...] = ()
+
     def __init__(self, fake: FakeHost) -> None:
         self.fake = fake
 
@@ -229,6 +307,65 @@ class _LoginTree:
         self.fake.ask("tidy")
 
 
+class FakeSplitGroups:
+    """Implements `daemon.host.SplitGroups`: `owners` are this machine's processes, `inside` who is in a group."""
+
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+        self.owners: dict[int, frozenset[int]] = {}
+        self.inside: list[SplitTree] = []
+        self.runs: dict[int, str] = {}  # the program of each process
+        self.asked: list[tuple[tuple[str, ...], tuple[str, ...]]] = []  # links and resolvers of names
+
+    def take_over(self) -> frozenset[Group]:
+        self.fake.ask("take over")
+        return frozenset(tree.group for tree in self.inside)
+
+    def open(self, pid: int) -> tuple[int, frozenset[int]]:
+        if pid not in self.owners:
+            raise HostError("Split", f"there is no process {pid}")
+        return os.open(os.devnull, os.O_RDONLY), self.owners[pid]
+
+    def add(self, group: Group, process: int, uid: int) -> SplitTree:
+        self.fake.ask("split", (group, uid))
+        tree = SplitTree(group, next(iter(self.owners)) + len(self.inside), uid, "program", 1)
+        self.inside.append(tree)
+        return tree
+
+    def trees(self) -> tuple[SplitTree, ...]:
+        return tuple(self.inside)
+
+    def find(self, pid: int) -> SplitTree | None:
+        return next((tree for tree in self.inside if tree.pid == pid), None)
+
+    def trees_of(self, program: Program) -> tuple[SplitTree, ...]:
+        return tuple(tree for tree in self.inside if self.runs.get(tree.pid) == program.path)
+
+    def remove(self, tree: SplitTree) -> None:
+        self.fake.ask("unsplit", tree.pid)
+        self.inside.remove(tree)
+
+    def check(self, path: str) -> None:
+        self.fake.ask("check program", path)
+
+    def gather(self, programs: Iterable[Program]) -> tuple[SplitTree, ...]:
+        added = []
+        for program in programs:
+            for pid, path in self.runs.items():
+                if path == program.path and self.owners[pid] == {program.uid} and self.find(pid) is None:
+                    added.append(SplitTree(program.group, pid, program.uid, "program", 1))
+        self.inside += added
+        return tuple(added)
+
+    async def answer(self, links: Sequence[Link], through: Sequence[Address]) -> int:
+        self.fake.ask("answer")
+        self.asked.append((tuple(link.ifname for link in links), tuple(map(str, through))))
+        return SPLIT_DNS
+
+    async def close(self) -> None:
+        return None
+
+
 class _Driver:
     def __init__(self, fake: FakeHost) -> None:
         self.fake = fake
@@ -246,6 +383,7 @@ class _Driver:
     async def open(self, profile: WireGuardProfile) -> Tunnel:
         """As the real one: what is there is closed first, and a failure or a cancellation undoes it."""
         with self._alone():
+            self.fake.opened.append(profile)
             self._ask("open", profile.name)
             try:
                 for _ in range(3):
@@ -289,6 +427,8 @@ class _Driver:
 
 
 class _Resolver:
+    manager = Manager.AUTO
+
     def __init__(self, fake: FakeHost) -> None:
         self.fake = fake
 
@@ -302,3 +442,7 @@ class _Resolver:
     async def restore(self) -> None:
         self.fake.ask("restore")
         self.fake.resolvers = None
+
+    async def watch(self) -> AsyncIterator[None]:
+        async for _ in _watch(self.fake, "resolvers"):
+            yield

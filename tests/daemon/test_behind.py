@@ -193,7 +193,7 @@ def test_what_breaks_the_tunnel_is_looked_for_and_named(tmp_path: Path) -> None:
     play(tmp_path, script)
 
 
-def test_a_block_that_is_not_confirmed_is_an_alarm(tmp_path: Path) -> None:
+def test_e14_a_block_that_is_not_confirmed_is_an_alarm(tmp_path: Path) -> None:
     """E14, K3: until the kernel confirms it."""
 
     async def script(here: Running) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
 from daemon.enforce import EnforceError, Enforcer
 from daemon.host import HostError
 from policies.facts import Tunnel
-from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
+from policies.firewall import TUNNEL_IFNAME, FirewallPolicy, without_beside
 from policies.states import Cause, Phase
 from tests.daemon.fake_host import FakeHost
 
 OPEN = FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0", "wlan0"}))
 LESS = replace(OPEN, cleared=frozenset({"eth0"}))
 HELD = FirewallPolicy(Phase.HELD, capture=True)
+BESIDE = replace(
+    FirewallPolicy(Phase.BLOCKED, capture=True), never=True, beside=frozenset({"eth0"}), beside_dns=30054,
+    subnets=(ip_network("203.0.113.0/24"),), subnet_links=frozenset({"eth0"}),
+)  # fmt: skip
 CONNECTED = FirewallPolicy(Phase.CONNECTED, tunnel=Tunnel(TUNNEL_IFNAME, ()), capture=True)
 NARROWS, WIDENS = ["firewall", "routes"], ["routes", "firewall"]
 
@@ -38,6 +43,12 @@ def made() -> tuple[FakeHost, Enforcer]:
         (HELD, OPEN, WIDENS),
         (HELD, CONNECTED, WIDENS),
         (CONNECTED, HELD, NARROWS),
+        (None, BESIDE, WIDENS),
+        (HELD, BESIDE, WIDENS),
+        (LESS, BESIDE, NARROWS),  # what was open may stay so
+        (BESIDE, HELD, NARROWS),
+        (BESIDE, replace(BESIDE, beside_dns=0), NARROWS),
+        (BESIDE, replace(BESIDE, subnets=(ip_network("198.51.100.0/24"),)), WIDENS),
     ],
 )
 def test_order(before: FirewallPolicy | None, after: FirewallPolicy, order: list[str]) -> None:
@@ -50,6 +61,23 @@ def test_order(before: FirewallPolicy | None, after: FirewallPolicy, order: list
         assert fake.order("firewall", "routes") == order
         assert enforcer.enforced == after
         assert enforcer.blocking is after.closed
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("before", [None, OPEN, HELD])
+def test_t8_where_the_routes_refuse_the_firewall_closes_and_nothing_is_beside_it(before: FirewallPolicy | None) -> None:
+    async def check() -> None:
+        fake, enforcer = made()
+        if before is not None:
+            await enforcer.set(before)
+        fake.refuses = {"routes"}
+        with pytest.raises(EnforceError):
+            await enforcer.set(BESIDE)
+        firewall = fake.kernel["firewall"]
+        assert firewall is not None and firewall.closed
+        assert firewall == (BESIDE if before is OPEN else without_beside(BESIDE))
+        assert enforcer.blocking and enforcer.enforced is None
 
     asyncio.run(check())
 

@@ -40,6 +40,20 @@ def test_write_replaces_content_and_mode(tmp_path: Path) -> None:
     assert path.stat().st_ino != before, "a new file, not the old one changed"
 
 
+def test_who_may_not_give_files_away_keeps_content_and_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service: without CAP_CHOWN, and with the call itself refused."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    path = tmp_path / "resolv.conf"
+    for owner in ((os.geteuid(), os.getegid()), (12345, 54321)):
+        files.write(path, b"theirs", 0o644, owner)
+        assert (path.read_bytes(), mode(path)) == (b"theirs", 0o644)
+        assert path.stat().st_uid == os.geteuid()
+
+
 def test_e5_write_replaces_a_symbolic_link_and_spares_its_target(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "file"
     victim.write_bytes(b"untouched")

@@ -16,7 +16,7 @@ from daemon import login as module
 from daemon.service import DaemonService
 from ipc.access import Caller, Transport
 from ipc.errors import Error, ServiceError
-from ipc.interface import PortalLogin
+from ipc.interface import LoginState
 from policies.facts import Internet, Reach
 from policies.states import Phase, Target
 from tests.daemon.fake_host import CAFE, LOGIN_DNS, WLAN, FakeHost
@@ -30,7 +30,7 @@ unsecured = "auto_connect"
 """
 URL = "http://portal.example/login"
 CAPTIVE = Internet(Reach.PORTAL, "probe", URL)
-Told = AsyncGenerator[PortalLogin, None]
+Told = AsyncGenerator[LoginState, None]
 
 
 class Place:
@@ -94,7 +94,7 @@ async def refused(told: Told) -> ServiceError:
     return caught.value
 
 
-async def next_of(told: Told) -> PortalLogin:
+async def next_of(told: Told) -> LoginState:
     return await asyncio.wait_for(anext(told), 10)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import cache
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -31,8 +31,8 @@ from policies.facts import (
     Tunnel,
     WifiNetwork,
 )
-from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy, firewall
-from policies.settings import KnownNetwork, Settings, Wifi, WifiAction
+from policies.firewall import MARK, NEVER_MARK, ONLY_MARK, TUNNEL_IFNAME, FirewallPolicy, firewall
+from policies.settings import KnownNetwork, Settings, Split, Wifi, WifiAction
 from policies.states import (
     Action,
     Cause,
@@ -58,6 +58,7 @@ BRIDGE = ip_interface("192.168.1.1/24")  # containers, in which LAN4 would be on
 LAN4, LAN6 = ip_address("192.168.1.7"), ip_address("fe80::7")
 RESOLVER = ip_address("203.0.113.53")
 SOURCE4, SOURCE6 = ip_address("192.0.2.10"), ip_address("2001:db8::10")
+EXCLUDED = ip_network("2001:db8:9::/48")
 SERVERS = {
     "one": Endpoint(ip_address("198.51.100.1"), 51820),
     "two": Endpoint(ip_address("2001:db8:2::2"), 443),
@@ -80,7 +81,11 @@ SETTINGS = (
     Settings(known=(HOME, OFFICE, LOUNGE, VAULT)),
     Settings(known=(HOME, OFFICE, LOUNGE, VAULT), wired=WifiAction.AUTO_CONNECT),
     Settings(wifi=Wifi(unsecured=WifiAction.AUTO_CONNECT, secured=WifiAction.AUTO_CONNECT)),
-    Settings(known=(HOME,), wifi=Wifi(prompt_fallback=WifiAction.IGNORE)),
+    Settings(
+        known=(HOME,),
+        wifi=Wifi(prompt_fallback=WifiAction.IGNORE),
+        split=Split(subnets=(EXCLUDED, ip_network(RESOLVER))),
+    ),
     Settings(known=(HOME, LOUNGE), wifi=Wifi(secured=WifiAction.PROMPT), wired=WifiAction.PROMPT),
     Settings(known=(HOME,), wifi=Wifi(hold_while_asking=False, prompt_fallback=WifiAction.IGNORE)),
 )
@@ -114,6 +119,14 @@ PACKETS = [
 ]  # fmt: skip
 
 
+GOES_ON = (Phase.CONNECTING, Phase.CONNECTED, Phase.RECONNECTING, Phase.BLOCKED, Phase.DISCONNECTING)
+PACKETS += [
+    replace(packet, mark=mark)
+    for packet in PACKETS
+    if packet.oifname in ("wlan0", "eth0", TUNNEL_IFNAME) and packet.destination in (OUTSIDE4, OUTSIDE6, RESOLVER)
+    and packet.mark == 0 and packet.destination_port in (53, 443)
+    for mark in (NEVER_MARK, ONLY_MARK)
+]  # fmt: skip
 ANSWERERS = st.sampled_from([Rule.ANSWER, Rule.FALLBACK])
 MOSTLY, RARELY = st.sampled_from([True] * 4 + [False]), st.sampled_from([False] * 4 + [True])
 visited: Counter[str] = Counter()  # phases, "asking", "offline", and "beacon"
@@ -253,6 +266,11 @@ class Machine(RuleBasedStateMachine):
     def marked_packets_may_leave(self, probing: set[str], login: set[str]) -> None:
         """Whatever the explorers believe, also of links that are gone."""
         self.facts = replace(self.facts, probing=frozenset(probing), login=frozenset(login))
+        self.take(Changed())
+
+    @rule(never=RARELY, only=RARELY)
+    def programs_are_split(self, never: bool, only: bool) -> None:
+        self.facts = replace(self.facts, never=never, never_dns=30054 if never else 0, only=only)
         self.take(Changed())
 
     @rule(value=RARELY)
@@ -432,6 +450,12 @@ class Machine(RuleBasedStateMachine):
         wanted = intent.target is Target.PROTECTED
         strict = intent.lockdown or broken or (wanted and intent.kill_switch)
         tunnel = packet.oifname == TUNNEL_IFNAME
+        if packet.mark == ONLY_MARK and facts.only and not tunnel:
+            return "the program uses nothing but the tunnel"
+        if packet.mark == NEVER_MARK and facts.never and tunnel:
+            return "the program never uses the tunnel"
+        if self.excluded(packet):
+            return ""
         dns = packet.protocol in ("udp", "tcp") and packet.destination_port in (53, 853)
         if tunnel:
             if self.state.phase is not Phase.CONNECTED and not self.to_server(packet) and not self.to_lan(packet):
@@ -499,6 +523,22 @@ class Machine(RuleBasedStateMachine):
         needed = (packet.protocol, packet.destination_port) in (("udp", 53), ("tcp", 53), ("tcp", 80), ("tcp", 443))
         closed = self.state.phase not in (Phase.IDLE, Phase.CONNECTED, Phase.DISCONNECTING)
         return packet.mark == MARK and on and judged and certain and needed and closed
+
+    def excluded(self, packet: Packet) -> bool:
+        """Beside the tunnel, by a program or to a network that is excluded, over an uplink that was judged."""
+        facts, ifname, intent = self.facts, packet.oifname, self.intent
+        certain = not (facts.asleep or facts.settings_broken or facts.store_broken or intent.lockdown)
+        judged = self.classified(ifname) if ifname in ("wlan0", "wlan1") else True
+        asked = ifname in self.decision.asking and self.settings.wifi.hold_while_asking
+        on = any(link.ifname == ifname for link in facts.uplinks)
+        if not (certain and judged and on) or asked or self.state.phase not in GOES_ON:
+            return False
+        to = packet.protocol, packet.destination_port
+        dns = to in (("udp", 53), ("tcp", 53))
+        by_program = facts.never and packet.mark == NEVER_MARK and not dns
+        names = facts.never and packet.mark == MARK and to == ("udp", 53)
+        subnets = self.settings.split.subnets and packet.destination in EXCLUDED and not dns and to != ("tcp", 853)
+        return by_program or names or bool(subnets)
 
     def to_lan(self, packet: Packet) -> bool:
         """To the local network of a network that allows it."""

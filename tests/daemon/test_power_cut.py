@@ -20,8 +20,8 @@ from daemon import files, panic
 from daemon.linux import sysctls
 from daemon.linux.lockdown import CLOSED, NAME, LockdownFile
 from daemon.linux.nft_render import render
-from daemon.linux.resolver import HEADER, ResolvConf
-from daemon.linux.resolver import render as resolvers
+from daemon.linux.resolver_file import HEADER, ResolvConf
+from daemon.linux.resolver_file import render as resolvers
 from daemon.linux.sysctls import Sysctls
 from daemon.store import Store
 from policies.decide import Intent, decide
@@ -44,7 +44,7 @@ from daemon import files, panic
 from daemon.store import Store
 from daemon.linux import sysctls
 from daemon.linux.lockdown import LockdownFile
-from daemon.linux.resolver import ResolvConf
+from daemon.linux.resolver_file import ResolvConf
 from cli import panic_next
 from policies.decide import Intent
 from policies.facts import Tunnel

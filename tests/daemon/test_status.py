@@ -63,7 +63,7 @@ def test_a_network_is_cleared_only_where_the_kernel_has_it_so() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_happens_no_published_status_is_better_than_the_kernel(tmp_path: Path, seed: int) -> None:
+def test_e14_whatever_happens_no_published_status_is_better_than_the_kernel(tmp_path: Path, seed: int) -> None:
     """Layers that refuse, rules that others take away, networks that change, in any order; in the end all is well."""
     chance = random.Random(seed)
     said: list[bool] = []

@@ -87,7 +87,7 @@ def test_everything_is_there_again(folder: Path) -> None:
     store.close()
 
 
-def test_it_is_roots_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_e6_it_is_roots_alone_whatever_the_umask(tmp_path: Path) -> None:
     earlier = os.umask(0)
     try:
         store = opened(tmp_path / "state")

@@ -13,18 +13,24 @@ from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
 from ipc.interface import (
+    Allowance,
     KnownNetwork,
+    LoginState,
     Network,
     Notice,
-    PortalLogin,
     Problem,
     Profile,
+    ProfileField,
     Prompt,
     Reason,
     ReportPart,
+    Server,
     Setting,
+    SplitEntry,
     Status,
     Trace,
+    Traffic,
+    Usage,
 )  # fmt: skip
 from ipc.varlink import Varlink
 
@@ -40,6 +46,33 @@ CAFE = Network(
     rule="wifi.unsecured",
     cleared=False,
 )
+DAY = "2026-11-22"
+EVIL = "=cmd|' /C x'!A1 \x1b[31m"  # a name for spreadsheets and terminals to stumble over
+TRAFFIC = Traffic(
+    day=DAY,
+    today=(
+        Usage("tunnel", 0, DAY, None, None, 150_000_000, 12_345_678, 120_000, 60_000),
+        Usage("clear", 0, DAY, None, None, 999, 0, 9, 0),
+        Usage("carrier", 0, DAY, None, None, 160_000_000, 13_000_000, 120_100, 60_100),
+    ),
+    rx_rate=1_250_000, tx_rate=80_000, clear_rx_rate=0, clear_tx_rate=0,
+    allowance=Allowance(True, "day", 200_000_000, 162_345_678, 37_654_322, 1_700_007_200, "block", False),
+)  # fmt: skip
+USAGE = {
+    "minute": (Usage("tunnel", 1_700_000_040, "", None, None, 60, 40, 2, 1),),
+    "hour": (
+        Usage("tunnel", 1_700_006_400, "", None, None, 3_000_000, 1_000_000, 3000, 1000),
+        Usage("clear", 1_700_006_400, "", None, None, 1_000_000, 0, 900, 0),
+        Usage("carrier", 1_700_006_400, "", None, None, 9_000_000, 9_000_000, 900, 900),
+        Usage("tunnel", 1_700_002_800, "", None, None, 500_000, 500_000, 500, 500),
+    ),
+    "day": (Usage("tunnel", 0, DAY, None, None, 150_000_000, 12_345_678, 120_000, 60_000),),
+    "network": (
+        Usage("tunnel", 0, EVIL, "wifi", EVIL.encode().hex(), 5_000, 600, 7, 8),
+        Usage("carrier", 0, "eth0", "wired", None, 1, 2, 3, 4),
+    ),
+    "profile": (Usage("tunnel", 0, "home", None, None, 5_000, 600, 7, 8),),
+}
 CABLE = Network("eth0", "wired", None, None, None, None, (), "ignore", "wired", True)
 IDLE = Status(
     state="idle",
@@ -73,6 +106,11 @@ OFFICES = KnownNetwork(
     '{"pattern": "Corp-*", "security": "8021x"}',
 )  # fmt: skip
 PROFILE = Profile("home", "wireguard", ("198.51.100.7:51820",), True)
+SERVERS = (
+    Server("se-1", "SE", "Malm\u00f6", ("fast",), ("198.51.100.7:51820",), True, True, True, 12, 0, 1_700_000_000),
+    Server("de-1", "DE", None, (), ("[2001:db8::1]:443",), False, False, False, 0, 100, 1_700_000_000),
+    Server("plain", None, None, (), ("198.51.100.9:51820",), False, False, False, 0, 0, 0),
+)
 SECURED = Setting(
     "wifi.secured", "prompt", "user", None, "ignore", "prompt", "choice", "auto_connect, prompt, ignore", "What to do.",
 )  # fmt: skip
@@ -213,14 +251,30 @@ class FakeService:
             raise ServiceError(Error.PROFILE_REFUSED, "The profile", "line 3: PostUp runs a program.", "Remove it.")
         return (Notice(2, "Table", "tunwarden has its own."),)
 
+    async def list_split(self, caller: Caller) -> tuple[SplitEntry, ...]:
+        self._note("list_split", caller)
+        return (SplitEntry("never", "browser", 4711, 61001, 2),)
+
+    async def add_split(self, caller: Caller, group: str, pid: int) -> None:
+        self._note("add_split", caller, group, pid)
+
+    async def remove_split(self, caller: Caller, pid: int) -> None:
+        self._note("remove_split", caller, pid)
+
+    async def add_split_program(self, caller: Caller, group: str, path: str, uid: int) -> None:
+        self._note("add_split_program", caller, group, path, uid)
+
+    async def remove_split_program(self, caller: Caller, path: str, uid: int) -> None:
+        self._note("remove_split_program", caller, path, uid)
+
     async def waiting_prompts(self, caller: Caller) -> tuple[Prompt, ...]:
         self._note("waiting_prompts", caller)
         return self.prompts
 
-    async def portal_login(self, caller: Caller) -> AsyncGenerator[PortalLogin, None]:
+    async def portal_login(self, caller: Caller) -> AsyncGenerator[LoginState, None]:
         self._note("portal_login", caller)
         for state in self.logins:
-            yield PortalLogin(state, "http://portal.example/login", 1_700_000_600)
+            yield LoginState(state, "http://portal.example/login", 1_700_000_600)
         await asyncio.Event().wait()
 
     async def watch_prompts(self, caller: Caller) -> AsyncGenerator[Prompt | None, None]:
@@ -251,8 +305,37 @@ class FakeService:
         self._note("list_profiles", caller)
         return self.profiles
 
+    async def show_profile(self, caller: Caller, name: str) -> tuple[ProfileField, ...]:
+        self._note("show_profile", caller, name)
+        return (ProfileField("kind", "wireguard"), ProfileField("private key", "kept, never shown"))
+
+    async def set_login(self, caller: Caller, name: str, user: str, password: str) -> None:
+        self._note("set_login", caller, name, user, password)
+
     async def remove_profile(self, caller: Caller, name: str) -> None:
         self._note("remove_profile", caller, name)
+
+    async def import_servers(self, caller: Caller, profile: str, text: str) -> int:
+        self._note("import_servers", caller, profile, text)
+        return text.count("[[servers]]")
+
+    async def remove_servers(self, caller: Caller, profile: str) -> None:
+        self._note("remove_servers", caller, profile)
+
+    async def list_servers(
+        self, caller: Caller, profile: str | None, country: str | None, start: int
+    ) -> tuple[Server, ...]:
+        self._note("list_servers", caller, profile, country, start)
+        return tuple(each for each in SERVERS if country in (None, "", each.country))[start:][: self.page]
+
+    async def connect_server(self, caller: Caller, profile: str | None, server: str) -> None:
+        self._note("connect_server", caller, profile, server)
+        if server == "gone":
+            raise ServiceError(Error.NO_SUCH_SERVER, "Connect", "the list of home has no gone.")
+        self.change(**{**CONNECTED, "server_name": server})
+
+    async def set_favourite(self, caller: Caller, profile: str | None, server: str, on: bool) -> None:
+        self._note("set_favourite", caller, profile, server, on)
 
     async def get_trace(self, caller: Caller) -> Trace:
         self._note("get_trace", caller)
@@ -271,6 +354,23 @@ class FakeService:
     async def get_report(self, caller: Caller, hide_names: bool = False) -> tuple[ReportPart, ...]:
         self._note("get_report", caller, hide_names)
         return (ReportPart("Log", "The last lines.", "12:00 info \x1b[31mstate phase=idle\n"),)
+
+    async def get_traffic(self, caller: Caller) -> Traffic:
+        self._note("get_traffic", caller)
+        return TRAFFIC
+
+    async def follow_traffic(self, caller: Caller) -> AsyncGenerator[Traffic, None]:
+        self._note("follow_traffic", caller)
+        yield TRAFFIC
+        yield replace(TRAFFIC, rx_rate=2_500_000)
+        await asyncio.Event().wait()
+
+    async def get_usage(self, caller: Caller, by: str, first: str | None, last: str | None) -> tuple[Usage, ...]:
+        self._note("get_usage", caller, by, first, last)
+        return USAGE[by] if not first else ()
+
+    async def grant_allowance(self, caller: Caller) -> None:
+        self._note("grant_allowance", caller)
 
     async def list_settings(self, caller: Caller) -> tuple[Setting, ...]:
         self._note("list_settings", caller)

@@ -12,11 +12,13 @@ import pytest
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
+from ipc import dbus
 from ipc.dbus import Dbus
 from ipc.dbus_session import COALESCE, NameTakenError
 from ipc.dbus_writer_guard import guard
 from ipc.dispatch import Dispatcher
 from ipc.interface import NAME, PATH
+from ipc.interface import PROPERTIES as PROPERTIES_OF_OURS
 from tests.ipc.fake_service import FakeService
 from tests.ipc.places import MEMBER, MEMBERS, ROOT_USER, STRANGER, Bus, Who, private_bus, public_folder, run, until
 
@@ -286,6 +288,36 @@ def test_no_bus_is_no_error_and_it_is_found_when_it_comes_and_comes_back() -> No
                         assert (await guest.call(message)).body == ["9.8.7"]
                     await bus.stop()
                     await until(lambda: face.problem is not None)
+            finally:
+                await face.stop()
+                await bus.stop()
+
+    asyncio.run(check())
+
+
+def test_a_bus_that_was_started_again_is_told_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever knew the properties from before hears all of them: they may have changed while there was no bus."""
+    monkeypatch.setattr(dbus, "RETRY_FIRST", 3.0)  # time for a guest to be there first
+
+    async def check() -> None:
+        with public_folder() as folder:
+            bus, service = Bus(folder), FakeService()
+            face = Dbus(Dispatcher(service, MEMBERS), address=bus.address)
+            await bus.start()
+            await face.start()
+            try:
+                assert face.problem is None
+                await bus.stop()
+                await until(lambda: face.problem is not None)
+                service.change(state="held")
+                await bus.start()
+                async with connection(bus) as guest:
+                    seen = await watch_signals(guest)
+                    assert face.problem is not None, "the guest was there first"
+                    await until(lambda: bool(seen), 20)
+                    assert seen[0].keys() == {prop.name for prop in PROPERTIES_OF_OURS}
+                    assert seen[0]["State"] == "held"
+                    assert (await guest.call(_get_owner())).body[0].startswith(":")  # type: ignore[union-attr]
             finally:
                 await face.stop()
                 await bus.stop()

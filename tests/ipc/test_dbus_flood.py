@@ -28,7 +28,7 @@ async def pipelined(guest: MessageBus, count: int, member: str = "GetVersion") -
     return await asyncio.wait_for(asyncio.gather(*(guest.call(call) for call in calls)), 30)
 
 
-def test_many_large_answers_at_once() -> None:
+def test_e13_many_large_answers_at_once() -> None:
     async def check(here: Place) -> None:
         here.service.padding = "x" * REPLY
         replies = await pipelined(here.guest, CALLS)
@@ -38,7 +38,7 @@ def test_many_large_answers_at_once() -> None:
     in_place(check)
 
 
-def test_many_signals_in_one_turn() -> None:
+def test_e13_many_signals_in_one_turn() -> None:
     async def check(here: Place) -> None:
         seen = await watch_signals(here.guest)
         for count in range(400):
@@ -77,7 +77,7 @@ def test_the_guard_is_what_saves_us(guarded: bool) -> None:
     in_place(check)
 
 
-def test_a_flood_without_wanting_answers_holds_nobody_up() -> None:
+def test_e13_a_flood_without_wanting_answers_holds_nobody_up() -> None:
     async def check(here: Place) -> None:
         async with connection(here.bus) as flooder:
             guard(flooder)
@@ -95,7 +95,7 @@ def test_a_flood_without_wanting_answers_holds_nobody_up() -> None:
     in_place(check)
 
 
-def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_e13_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dbus_queue, "PENDING_CALLS", 10)
 
     async def check(here: Place) -> None:
@@ -108,7 +108,7 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     in_place(check)
 
 
-def test_large_arguments_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_e13_large_arguments_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dbus_queue, "PENDING_BYTES", 3_000)
 
     async def check(here: Place) -> None:

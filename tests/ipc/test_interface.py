@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 
 import pytest
+from dbus_fast import Message
 
 from ipc import idl, interface
 from ipc.access import Access
 from ipc.client import Client
+from ipc.dbus_calls import CallError, target
 from ipc.dbus_objects import Objects
 from ipc.dbus_values import signature, signature_of
 from ipc.dbus_xml import introspection
@@ -48,7 +51,8 @@ def test_everything_has_its_text() -> None:
 
 def test_errors_have_stable_names() -> None:
     names = (
-        "NotPermitted InvalidArgument NoSuchProfile ProfileRefused NoSuchNetwork NoSuchPrompt NotNow Locked Internal"
+        "NotPermitted InvalidArgument NoSuchProfile ProfileRefused NoSuchServer NoSuchNetwork NoSuchPrompt "
+        "NotNow Locked Internal"
     )
     assert " ".join(error.wire_name.removeprefix("org.tunwarden.Daemon1.Error.") for error in Error) == names
     assert all(error_of(error.wire_name) is error for error in Error)
@@ -79,6 +83,10 @@ def test_remembering_what_relaxes_needs_the_administrator() -> None:
     assert idl.access_text(method).endswith(f"; with answer=ignore and remember=true: {idl.WHO[Access.ADMIN]}")
 
 
+# Choices of which none is the strictest, so that each needs the administrator.
+NO_STRICTEST = ("portal.probes", "dns.manager", "dns.resolvers", "allowance.per")
+
+
 def test_only_the_strictest_value_of_a_setting_needs_less_than_the_administrator() -> None:
     """Deny by default: whatever is not written in TIGHTENS, in exactly that spelling, needs ADMIN."""
     method = methods()["org.tunwarden.Daemon1.Settings.ChangeSetting"]
@@ -88,7 +96,7 @@ def test_only_the_strictest_value_of_a_setting_needs_less_than_the_administrator
         loosest = text_of(value_of(KEYS[key], value))
         assert loosest == value, "in the daemon's own spelling"
         if kind == "choice":
-            assert value == KEYS[key].allowed.split(", ")[0] == "auto_connect"
+            assert value == KEYS[key].allowed.split(", ")[0] in ("auto_connect", "block", "tunnel")
         if key not in SWITCHES and kind == "boolean":
             other = {"true": "false", "false": "true"}[value]
             assert method.access_for({"key": key, "value": other}) is Access.ADMIN
@@ -100,14 +108,20 @@ def test_only_the_strictest_value_of_a_setting_needs_less_than_the_administrator
     ):
         assert method.access_for(odd) is Access.ADMIN
     for key in KEYS.keys() - dict(interface.TIGHTENS).keys():
-        assert KEYS[key].kind in ("time", "name") or key == "portal.probes", (
+        assert KEYS[key].kind in ("time", "size", "name") or key in NO_STRICTEST, (
             f"{key}: which of its values cannot relax anything?"
         )
 
 
-def test_dbus_members_are_unambiguous() -> None:
-    members = [method.name for method in methods().values() if method.on_dbus]
-    assert len(set(members)) == len(members)
+def test_a_member_of_several_interfaces_needs_its_interface() -> None:
+    """D-Bus lets the interface be left out: what would be meant then must not depend on an order of ours."""
+    members = Counter(method.name for method in methods().values() if method.on_dbus)
+    assert any(count > 1 for count in members.values()) and members["GetStatus"] == 1
+    for name, count in members.items():
+        if count > 1:
+            with pytest.raises(CallError, match="name one of them"):
+                target(Message(interface.NAME, interface.PATH, None, name, serial=1), Objects())
+    assert target(Message(interface.NAME, interface.PATH, None, "GetStatus", serial=1), Objects()).member == "GetStatus"
 
 
 def test_dbus_introspection_says_what_is_there() -> None:

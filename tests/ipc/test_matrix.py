@@ -45,21 +45,38 @@ CALLS: tuple[Call, ...] = (
     ("Prompts.Answer", {"id": "ab12", "answer": "ignore", "remember": True}, ADMIN, "answer_prompt"),
     ("Profiles.Import", {"name": "home", "text": "[Interface]"}, ADMIN, "import_profile"),
     ("Profiles.List", {}, READ, "list_profiles"),
+    ("Profiles.Show", {"name": "home"}, READ, "show_profile"),
+    ("Profiles.SetLogin", {"name": "home", "user": "alice", "password": "sesame"}, ADMIN, "set_login"),
     ("Profiles.Remove", {"name": "home"}, ADMIN, "remove_profile"),
+    ("Servers.ImportServers", {"profile": "home", "text": "version = 1"}, ADMIN, "import_servers"),
+    ("Servers.RemoveServers", {"profile": "home"}, ADMIN, "remove_servers"),
+    ("Servers.ListServers", {}, READ, "list_servers"),
+    ("Servers.ConnectServer", {"server": "fastest"}, CHANGE, "connect_server"),
+    ("Servers.SetFavourite", {"server": "se-1", "on": True}, CHANGE, "set_favourite"),
+    ("Split.List", {}, READ, "list_split"),
+    ("Split.Add", {"group": "never", "pid": 1}, ADMIN, "add_split"),
+    ("Split.Add", {"group": "only", "pid": 1}, CHANGE, "add_split"),
+    ("Split.Remove", {"pid": 1}, CHANGE, "remove_split"),
+    ("Split.AddProgram", {"group": "never", "path": "/usr/bin/curl"}, ADMIN, "add_split_program"),
+    ("Split.AddProgram", {"group": "only", "path": "/usr/bin/curl"}, CHANGE, "add_split_program"),
+    ("Split.RemoveProgram", {"path": "/usr/bin/curl"}, CHANGE, "remove_split_program"),
     ("Settings.ListSettings", {}, READ, "list_settings"),
     ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "ignore"}, ADMIN, "change_setting"),
     ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "auto_connect"}, CHANGE, "change_setting"),
     ("Settings.ChangeSetting", {"key": "wifi.secured", "value": "auto_connect "}, ADMIN, "change_setting"),
     ("Settings.ResetSettings", {}, ADMIN, "reset_settings"),
     ("Settings.ImportSettings", {"text": "version = 1"}, ADMIN, "import_settings"),
+    ("Traffic.GetTraffic", {}, READ, "get_traffic"),
+    ("Traffic.GetUsage", {"by": "day"}, READ, "get_usage"),
+    ("Traffic.GrantAllowance", {}, CHANGE, "grant_allowance"),
     ("Diagnostics.GetTrace", {}, READ, "get_trace"),
     ("Diagnostics.StartTrace", {"minutes": 5}, ADMIN, "start_trace"),
     ("Diagnostics.StopTrace", {}, ADMIN, "stop_trace"),
     ("Diagnostics.GetReport", {}, ADMIN, "get_report"),
     ("Diagnostics.CheckSettings", {"text": "version = 1"}, READ, "check_settings"),
 )
-# READ and CHANGE, as test_varlink.py, test_prompts.py and test_portal_login.py show
-STREAMS = {"Manager.Watch", "Prompts.Watch", "Networks.PortalLogin"}
+# READ and CHANGE, as test_e8_varlink.py, test_prompts.py and test_portal_login.py show
+STREAMS = {"Manager.Watch", "Traffic.FollowTraffic", "Prompts.Watch", "Networks.PortalLogin"}
 MAY = {ROOT_USER: ADMIN, MEMBER: CHANGE, STRANGER: READ}
 
 ASK = """
@@ -87,7 +104,7 @@ def test_the_table_is_complete() -> None:
 
 @pytest.mark.parametrize("who", MAY, ids=lambda who: who.name)
 @pytest.mark.parametrize("name", ["tunwarden.sock", "read.sock"])
-def test_varlink(name: str, who: Who) -> None:
+def test_e8_varlink(name: str, who: Who) -> None:
     async def check() -> None:
         service = FakeService()
         with public_folder() as folder:
@@ -110,7 +127,7 @@ def test_varlink(name: str, who: Who) -> None:
 
 
 @pytest.mark.parametrize("who", MAY, ids=lambda who: who.name)
-def test_dbus(who: Who) -> None:
+def test_e8_dbus(who: Who) -> None:
     async def check() -> None:
         service = FakeService()
         async with private_bus() as bus:
@@ -149,7 +166,7 @@ def _judge(service: FakeService, who: Who, limit: Access, answers: list[str]) ->
     assert asked == [(function, who.uid) for _, _, needed, function in CALLS if limit >= needed]
 
 
-def test_without_the_group_only_root_may_change() -> None:
+def test_e10_without_the_group_only_root_may_change() -> None:
     async def check() -> None:
         service = FakeService()
         with public_folder() as folder:
@@ -161,6 +178,32 @@ def test_without_the_group_only_root_may_change() -> None:
                 calls = json.dumps([("Manager.Connect", {})])
                 assert await python(MEMBER, ASK, str(folder / "tunwarden.sock"), calls) == ["no way in"]
                 assert await python(ROOT_USER, ASK, str(folder / "tunwarden.sock"), calls) == ["done"]
+            finally:
+                await face.stop()
+
+    asyncio.run(check())
+
+
+def test_e10_the_group_may_not_open_the_machine() -> None:
+    """Whoever is in the group has not agreed to anything: what opens, relaxes or brings keys needs root."""
+    opening = [call for call in CALLS if call[2] is ADMIN]
+    assert {name for name, *_ in opening} >= {
+        "Manager.SetKillSwitch", "Manager.SetLockdown", "Networks.AddKnown", "Networks.ForgetKnown", "Profiles.Import",
+        "Settings.ChangeSetting", "Settings.ResetSettings", "Settings.ImportSettings", "Diagnostics.GetReport",
+    }  # fmt: skip
+
+    async def check() -> None:
+        service = FakeService()
+        with public_folder() as folder:
+            face = Varlink(Dispatcher(service, MEMBERS), "1", folder)
+            await face.start()
+            try:
+                calls = json.dumps([(method, given) for method, given, *_ in opening])
+                path = str(folder / "tunwarden.sock")
+                assert await python(MEMBER, ASK, path, calls) == ["NotPermitted"] * len(opening)
+                assert service.calls == []
+                answers = await python(ROOT_USER, ASK, path, calls)
+                assert isinstance(answers, list) and "NotPermitted" not in answers, "the control: root may"
             finally:
                 await face.stop()
 

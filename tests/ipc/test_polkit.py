@@ -22,7 +22,7 @@ from ipc.dbus_queue import ASIDE
 from ipc.describe import methods
 from ipc.dispatch import Dispatcher
 from ipc.interface import NAME, PATH
-from ipc.polkit import ACTIONS, AUTHORITY, BUS, BUS_PATH
+from ipc.polkit import ACTIONS, AUTHORITY, BUS, BUS_PATH, Polkit, Word
 from ipc.polkit import NAME as POLKIT
 from ipc.polkit import PATH as POLKIT_PATH
 from tests.ipc.fake_service import FakeService
@@ -59,9 +59,9 @@ OURS = ROOT / "systemd" / "org.tunwarden.policy"
 
 
 @contextlib.asynccontextmanager
-async def polkitd(bus: Bus, rules: str = "") -> AsyncIterator[None]:
+async def polkitd(bus: Bus, rules: str = "", actions: Path = OURS) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
-        "unshare", "--mount", "--propagation", "private", sys.executable, "-c", POLKITD, str(OURS), rules,
+        "unshare", "--mount", "--propagation", "private", sys.executable, "-c", POLKITD, str(actions), rules,
         env={"PATH": "/usr/bin:/usr/sbin:/bin:/sbin", **bus.env},
     )  # fmt: skip
     try:
@@ -123,7 +123,7 @@ async def call_all(bus: Bus, who: Who) -> list[str]:
 
 
 @pytest.mark.parametrize("who", MAY, ids=lambda who: who.name)
-def test_every_method_by_every_caller(who: Who) -> None:
+def test_e9_every_method_by_every_caller(who: Who) -> None:
     """The whole table: method x caller -> allowed, or a challenge. Without polkit it is test_matrix.py's."""
 
     async def check() -> None:
@@ -142,7 +142,7 @@ def test_every_method_by_every_caller(who: Who) -> None:
 
 
 @pytest.mark.parametrize(("word", "expected"), [("YES", "allowed"), ("NO", "denied")])
-def test_an_administrators_rule_decides(word: str, expected: str) -> None:
+def test_e9_an_administrators_rule_decides(word: str, expected: str) -> None:
     """A rule for one of the two actions: the other one stays as it is."""
     rules = (
         'polkit.addRule(function(action, subject) {\n if (action.id == "org.tunwarden.control") '
@@ -159,7 +159,7 @@ def test_an_administrators_rule_decides(word: str, expected: str) -> None:
     asyncio.run(check())
 
 
-def test_reading_never_asks_and_no_polkit_lets_nobody() -> None:
+def test_e9_reading_never_asks_and_no_polkit_lets_nobody() -> None:
     async def check() -> None:
         service = FakeService()
         async with private_bus(POLICY) as bus, face(bus, service):
@@ -167,6 +167,23 @@ def test_reading_never_asks_and_no_polkit_lets_nobody() -> None:
         assert said == ["allowed" if needed is Access.READ else "denied" for _, _, needed, _ in CALLS]
 
     asyncio.run(check())
+
+
+def test_e9_actions_that_cannot_be_read_let_nobody(tmp_path: Path) -> None:
+    """An unparsable file of actions: polkit knows none of them, and a rule that says yes to all is moot."""
+    rules = "polkit.addRule(function(action, subject) { return polkit.Result.YES; });\n"
+
+    async def check(actions: Path) -> list[str]:
+        service = FakeService()
+        async with private_bus(POLICY) as bus, polkitd(bus, rules, actions), face(bus, service):
+            return await call_all(bus, STRANGER)
+
+    damaged = tmp_path / OURS.name
+    damaged.write_text(OURS.read_text().replace("</action>", "</acton>", 1))
+    assert asyncio.run(check(damaged)) == [
+        "allowed" if needed is Access.READ else "denied" for _, _, needed, _ in CALLS
+    ]
+    assert set(asyncio.run(check(OURS))) == {"allowed"}, "the control: with our actions, that rule lets everybody"
 
 
 def started(pid: int) -> int:
@@ -321,5 +338,93 @@ def test_questions_that_wait_are_bounded() -> None:
         assert lines.count(b"METHOD_RETURN\n") == 1
         assert lines.count(b"org.freedesktop.DBus.Error.LimitsExceeded\n") == 10 - ASIDE
         assert {function for function, *_ in service.calls} == {"get_version"}
+
+    asyncio.run(check())
+
+
+# What no polkit answers, with the type it says of itself.
+STRANGE: list[tuple[str, list[object]]] = [
+    ("", []),
+    ("b", [True]),
+    ("bb", [True, True]),
+    ("s", ["yes"]),
+    ("(bb)", [[True, True]]),
+    ("(bba{sv})", [[True, True, {}]]),
+    ("(uua{ss})", [[1, 1, {}]]),
+    ("ab", [[True, True, True]]),
+    ("v", [Variant("(bba{ss})", [True, True, {}])]),
+    ("(bba{ss})s", [[True, True, {}], "more"]),
+]
+
+
+@pytest.mark.parametrize(("signature", "body"), STRANGE, ids=lambda each: str(each))
+def test_e9_an_answer_of_a_strange_shape_lets_nobody(
+    signature: str, body: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ordinary denial, with its reason in the log. The control: the right shape lets in."""
+
+    def answering(signature: str, body: list[object]) -> Polkit:
+        async def ask(question: Message, seconds: float) -> Message:
+            if question.member == "GetNameOwner":
+                return Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="s", body=[":1.7"])
+            return Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature=signature, body=body)
+
+        return Polkit(ask)
+
+    async def check() -> None:
+        for interactive in (False, True):
+            said = await answering(signature, body).may(":1.1", Access.CHANGE, interactive=interactive)
+            assert said is Word.NO
+            right = answering("(bba{ss})", [[True, False, {}]])
+            assert await right.may(":1.1", Access.CHANGE, interactive=interactive) is Word.YES
+
+    asyncio.run(check())
+    assert repr(signature) in caplog.text
+
+
+# As nobody: both calls at once, neither of which allows a question to a person.
+TWO_CALLS = """
+import asyncio, os, sys
+from dbus_fast import BusType, Message
+from dbus_fast.aio import MessageBus
+async def main():
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    bus = await MessageBus(bus_address=sys.argv[1], bus_type=BusType.SYSTEM).connect()
+    name, path = "org.tunwarden.Daemon1", "/org/tunwarden/Daemon1"
+    print(bus.unique_name)
+    calls = [Message(name, path, f"{name}.Manager", member) for member in ("Disconnect", "GetVersion")]
+    for answer in await asyncio.wait_for(asyncio.gather(*(bus.call(call) for call in calls)), 20):
+        print(answer.error_name or answer.body[0])
+asyncio.run(main())
+"""
+FAKE_ALLOWED = POLICY.replace('user="polkitd"', 'user="root"')
+
+
+@pytest.mark.parametrize(("signature", "body"), [STRANGE[1], STRANGE[8]], ids=["b", "v"])
+def test_e9_a_strange_polkit_on_the_bus_costs_no_other_call(signature: str, body: list[object]) -> None:
+    """The caller hears a denial, and what he asked behind it, over the same connection, is answered."""
+
+    async def check() -> None:
+        service, subjects = FakeService(), []
+
+        def received(message: Message) -> Message | bool:
+            if message.member != "CheckAuthorization":
+                return False
+            subjects.append(message.body[0])
+            return Message.new_method_return(message, signature, body)
+
+        async with private_bus(FAKE_ALLOWED) as bus, client(bus) as fake, face(bus, service):
+            fake.add_message_handler(received)
+            await fake.request_name(POLKIT)
+            code, out, err = await run(ROOT_USER, sys.executable, "-c", TWO_CALLS, bus.address)
+        assert (code, err) == (0, "")
+        name, *said = out.split()
+        assert said == [f"{NAME}.Error.NotPermitted", "9.8.7"]
+        ((kind, about),) = subjects
+        assert kind == "system-bus-name", "never a process id"
+        assert {key: value.value for key, value in about.items()} == {"name": name}, "the caller's own"
+        assert [function for function, *_ in service.calls] == ["get_version"]
 
     asyncio.run(check())

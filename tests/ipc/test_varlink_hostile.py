@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipc.feed import BACKLOG
 from ipc.varlink import Limits
 from tests.ipc.places import STRANGER, public_folder, python, until
 from tests.ipc.varlink_place import ERROR, NAME, Peer, Place, place, run
@@ -67,7 +68,7 @@ def test_what_is_no_call_ends_the_connection_with_a_word(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("name, longest", [("read.sock", 64 << 10), ("tunwarden.sock", 5 << 18)])
-def test_a_message_has_a_longest_size(name: str, longest: int) -> None:
+def test_e13_a_message_has_a_longest_size(name: str, longest: int) -> None:
     def call(size: int) -> bytes:
         text = json.dumps({"method": f"{NAME}.Diagnostics.CheckSettings", "parameters": {"text": ""}})
         return text.encode() + b" " * (size - len(text))
@@ -137,7 +138,7 @@ def test_a_call_is_answered_after_the_caller_closed_its_side() -> None:
     run(check)
 
 
-def test_a_flood_holds_nobody_up() -> None:
+def test_e13_a_flood_holds_nobody_up() -> None:
     async def check(here: Place) -> None:
         flooder = await here.peer()
         call = json.dumps({"method": f"{NAME}.Manager.GetVersion"}).encode() + b"\0"
@@ -165,7 +166,7 @@ async def _replies(peer: Peer, count: int) -> int:
 
 
 @pytest.mark.parametrize("name", ["tunwarden.sock", "read.sock"])
-def test_who_never_reads_is_dropped(name: str) -> None:
+def test_e13_who_never_reads_is_dropped(name: str) -> None:
     """What waits for it is bounded by the sockets' buffers and one answer, whatever it asks for."""
 
     async def check(here: Place) -> None:
@@ -181,7 +182,7 @@ def test_who_never_reads_is_dropped(name: str) -> None:
     run(check, SMALL)
 
 
-def test_a_watcher_who_never_reads_is_dropped() -> None:
+def test_e13_a_watcher_who_never_reads_is_dropped() -> None:
     async def check(here: Place) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as deaf:
             deaf.connect(str(here.folder / "read.sock"))
@@ -201,6 +202,51 @@ def test_a_watcher_who_never_reads_is_dropped() -> None:
     run(check, SMALL)
 
 
+@pytest.mark.parametrize("size", [10_000, 10], ids=["full buffers", "too many statuses"])
+def test_e13_a_slow_watcher_is_dropped_with_a_notice(size: int) -> None:
+    """What it then reads has no gap, and ends with the reason and what to do: no silent end."""
+
+    async def check(here: Place) -> None:
+        slow = await here.peer()
+        slow.send("Manager.Watch", more=True)
+        first = await slow.receive()
+        slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        count = 0
+        async with asyncio.timeout(20):
+            while here.service.feed._watchers:
+                count += 1
+                here.service.change(warnings=(f"{count} " + "x" * size,))
+                if size > 10 or count > 4 * BACKLOG:
+                    await asyncio.sleep(0)
+        slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        sequence = first["parameters"]["status"]["sequence"]  # type: ignore[index]
+        while "error" not in (reply := await slow.receive()):
+            sequence += 1
+            assert reply["parameters"]["status"]["sequence"] == sequence  # type: ignore[index]
+        assert sequence > 2
+        assert reply["error"] == f"{ERROR}.NotNow"
+        assert "too slowly" in reply["parameters"]["why"] and "again" in reply["parameters"]["remedy"]  # type: ignore[index]
+        assert await slow.ended()
+
+    run(check, Limits(send_seconds=0.3, leave_seconds=20))
+
+
+def test_e13_a_watcher_who_leaves_is_noticed_whatever_else_it_has_sent() -> None:
+    """Nothing is published meanwhile; a call that waits behind the stream hides its end from nobody."""
+
+    async def check(here: Place) -> None:
+        for besides in (b"", b"x", VALID, VALID * 50):
+            peer = await here.peer()
+            peer.send("Manager.Watch", more=True)
+            peer.writer.write(besides)
+            await peer.receive()
+            assert here.service.feed._watchers
+            await peer.close()
+            await until(lambda: not here.service.feed._watchers and not here.face._connections, 20)
+
+    run(check)
+
+
 ASK_MANY = """
 import json, socket, sys
 socks, answers = [], []
@@ -217,7 +263,7 @@ print(json.dumps(answers))
 """
 
 
-def test_one_user_cannot_take_all_connections() -> None:
+def test_e13_one_user_cannot_take_all_connections() -> None:
     async def check(here: Place) -> None:
         assert await python(STRANGER, ASK_MANY, str(here.folder / "read.sock"), "5") == ["done"] * 3 + ["NotNow"] * 2
         await until(lambda: not here.face._connections)

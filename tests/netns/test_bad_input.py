@@ -603,7 +603,7 @@ CHANGES: tuple[tuple[str, dict[str, object], str], ...] = (  # Varlink's name, i
 )
 
 
-def test_nobody_may_look_and_change_nothing(connected: Subject, sealed: Any) -> None:
+def test_e8_nobody_may_look_and_change_nothing(connected: Subject, sealed: Any) -> None:
     """E8: the user `nobody`, on both sockets and on the bus, tries every method."""
     lab = connected.lab
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")

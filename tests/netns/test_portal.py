@@ -227,7 +227,7 @@ def test_hostile_portals(place: Laboratory, monkeypatch: pytest.MonkeyPatch) -> 
     lab = place
     portal = Portal(lab)
     lab.join("cafe")
-    monkeypatch.setattr(nameservers.of_the_network, "__defaults__", ((lab.laptop.path("/etc/resolv.conf"),),))
+    monkeypatch.setattr(nameservers.of_the_network, "__defaults__", ((lab.laptop.path("/etc/resolv.conf"),), (), ()))
     monkeypatch.setattr(portals, "ANSWER_S", 3.0)
     index = lab.card.index("wlan0")
     link = Link(index, "wlan0", LinkKind.WIFI, up=True, carrier=True, gateways=(lab.plan.cafe.host4(1),))
@@ -252,7 +252,7 @@ def test_a_look_over_ipv6_alone(place: Laboratory, monkeypatch: pytest.MonkeyPat
     """The resolver is the router, at its link-local address, as where nothing else is known."""
     lab = place
     lab.join("cafe6")
-    monkeypatch.setattr(nameservers.of_the_network, "__defaults__", ((),))
+    monkeypatch.setattr(nameservers.of_the_network, "__defaults__", ((), (), ()))
     (route,) = json.loads(lab.laptop.run("ip", "-6", "-j", "route", "show", "default", "dev", "wlan0").stdout)
     gateway = ip_address(route["gateway"])
     assert gateway.is_link_local

@@ -12,7 +12,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from policies.facts import Address
-from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, TUNNEL_IFNAME, FirewallPolicy
+from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, NEVER_MARK, ONLY_MARK, TUNNEL_IFNAME, FirewallPolicy
 
 LO = "lo"
 
@@ -66,11 +66,16 @@ def passes(policy: FirewallPolicy, packet: Packet) -> bool:
 
 
 def _out(policy: FirewallPolicy, packet: Packet) -> bool:
+    if not _out_split(policy, packet):
+        return False
     if packet.protocol == "udp" and packet.destination_port == policy.tree_dns and _on_tree(policy):
         if packet.mark == LOGIN_MARK and packet.destination in LOOPBACK:
             return True
         if packet.oifname == LO and packet.mark != LOGIN_MARK:
             return False
+    names = packet.protocol == "udp" and packet.destination_port == policy.beside_dns and bool(_beside(policy))
+    if names and packet.mark == NEVER_MARK and packet.destination in LOOPBACK:
+        return True
     if packet.oifname == LO or _housekeeping_out(packet):
         return True
     if packet.mark == MARK and any(
@@ -95,13 +100,33 @@ def _out(policy: FirewallPolicy, packet: Packet) -> bool:
     tree = packet.mark == LOGIN_MARK and packet.oifname in _on_tree(policy) and packet.source not in policy.guarded
     if tree and (packet.protocol, packet.destination_port) in TREE:
         return True
+    beside = packet.oifname in _beside(policy) and packet.source not in policy.guarded
+    asks_names = packet.destination_port == 53 and packet.protocol in ("udp", "tcp")
+    if beside and packet.mark == NEVER_MARK:
+        return not asks_names and not (policy.tunnel and packet.destination in policy.tunnel.resolvers)
+    if beside and packet.mark == MARK and policy.beside_dns and asks_names and packet.protocol == "udp":
+        return True
     if _is_dns(packet):
         return on_tunnel and policy.tunnel is not None and packet.destination in policy.tunnel.resolvers
     if on_tunnel:
         return True
     if packet.source in policy.guarded:
         return False
-    return _to_inside(policy, packet) or _to_lan(policy, packet)
+    apart = policy.tunnel and _beside(policy) and packet.mark == NEVER_MARK
+    if apart and policy.tunnel and packet.destination in policy.tunnel.resolvers:
+        return False
+    return _to_inside(policy, packet) or _to_subnets(policy, packet) or _to_lan(policy, packet)
+
+
+def _out_split(policy: FirewallPolicy, packet: Packet) -> bool:
+    """What the two groups of split tunnelling are kept from, whatever else would let it pass."""
+    on_tunnel = policy.tunnel is not None and packet.oifname == policy.tunnel.ifname
+    if packet.mark == ONLY_MARK and policy.only:
+        return on_tunnel or (packet.oifname == LO and (policy.tunnel is not None or not _is_dns(packet)))
+    if packet.mark == NEVER_MARK and policy.never:
+        return not on_tunnel and not (packet.oifname == LO and policy.capture and _is_dns(packet))
+    names = packet.protocol == "udp" and packet.destination_port == policy.beside_dns and _beside(policy)
+    return not (names and packet.oifname == LO and packet.mark != NEVER_MARK)
 
 
 def _in(policy: FirewallPolicy, packet: Packet) -> bool:
@@ -131,6 +156,11 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
     tree = packet.established and packet.mark == LOGIN_MARK and packet.iifname in _on_tree(policy)
     if tree and (packet.protocol, packet.source_port) in TREE:
         return True
+    beside = packet.established and packet.iifname in _beside(policy)
+    if beside and packet.mark == NEVER_MARK:
+        return True
+    if beside and policy.beside_dns and packet.mark == MARK and (packet.protocol, packet.source_port) == ("udp", 53):
+        return True
     if on_tunnel:
         return packet.established
     if packet.iifname in _inside_links(policy):
@@ -140,7 +170,7 @@ def _in(policy: FirewallPolicy, packet: Packet) -> bool:
             for link, network in policy.inside
             if link == packet.iifname
         ) or (packet.source == UNSPECIFIED4 and asks_for_an_address)
-    if _from_lan(policy, packet):
+    if _from_lan(policy, packet) or (packet.established and _from_subnets(policy, packet)):
         return packet.source_port not in (53, 853) or packet.protocol not in ("udp", "tcp")
     return False
 
@@ -161,9 +191,29 @@ def _forward(policy: FirewallPolicy, packet: Packet) -> bool:
         return False
     if policy.tunnel and packet.iifname == policy.tunnel.ifname:
         return packet.established
+    if packet.iifname in inside and _to_subnets(policy, packet):
+        return True
+    if packet.established and _from_subnets(policy, packet) and packet.oifname in inside:
+        return True
     if packet.iifname in policy.lan | inside and _to_lan(policy, packet):
         return True
     return _from_lan(policy, packet) and _to_inside(policy, packet)
+
+
+def _beside(policy: FirewallPolicy) -> frozenset[str]:
+    return policy.beside - {TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname}
+
+
+def _subnet_links(policy: FirewallPolicy) -> frozenset[str]:
+    return policy.subnet_links - {TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname}
+
+
+def _to_subnets(policy: FirewallPolicy, packet: Packet) -> bool:
+    return packet.oifname in _subnet_links(policy) and _within(packet.destination, policy.subnets)
+
+
+def _from_subnets(policy: FirewallPolicy, packet: Packet) -> bool:
+    return packet.iifname in _subnet_links(policy) and _within(packet.source, policy.subnets)
 
 
 def _on_tree(policy: FirewallPolicy) -> frozenset[str]:

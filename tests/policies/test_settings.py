@@ -12,17 +12,24 @@ from pydantic import ValidationError
 
 from policies import settings as module
 from policies.facts import Endpoint, LinkKind, Security
+from policies.resolvers import Manager
 from policies.settings import (
     MAX_BYTES,
     MAX_PROBLEMS,
+    Allowance,
+    AtLimit,
     Criteria,
+    Dns,
     KnownNetwork,
     LinkRule,
+    Period,
     Portal,
     Problem,
     Protection,
     Settings,
     SettingsError,
+    Split,
+    Traffic,
     Tunnel,
     Wifi,
     WifiAction,
@@ -31,6 +38,7 @@ from policies.settings import (
     parse_settings,
     proves_identity,
 )
+from policies.split import SplitNames
 
 FULL = """\
 version = 1
@@ -43,6 +51,7 @@ lan_subnets = ["100.64.0.0/10", "fd00:1::/64"]
 
 [tunnel]
 default_profile = "home"
+server = "fastest"
 connect_timeout = "20s"
 retry_first = "500ms"
 retry_longest = "2m"
@@ -74,6 +83,23 @@ detect = false
 probes = ["http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9"]
 login_timeout = "5m"
 
+[allowance]
+limit = "1.5GB"
+per = "month"
+bonus = "100MiB"
+at_limit = "disconnect"
+
+[traffic]
+prometheus = "/var/lib/prometheus/node-exporter/tunwarden.prom"
+
+[split]
+subnets = ["203.0.113.0/24", "2001:db8::/32"]
+names = "tunnel"
+
+[dns]
+manager = "networkmanager"
+resolvers = ["192.0.2.53", "2001:db8::53"]
+
 [[links]]
 name = "wlan*"
 kind = "wifi"
@@ -88,9 +114,11 @@ ssid = "Café"
 security = "wpa3"
 action = "disconnect"
 profile = "office"
+server = "country:SE"
 allow_lan = true
 bssids = ["aa:bb:cc:dd:ee:ff", "02-00-00-00-00-01"]
 gateways = ["02:00:00:00:00:02"]
+resolvers = ["192.0.2.54"]
 beacon = "[2001:db8::1]:443"
 beacon_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -110,7 +138,7 @@ EXPECTED = Settings(
         allow_lan=True,
         lan_subnets=(ip_network("100.64.0.0/10"), ip_network("fd00:1::/64")),
     ),
-    tunnel=Tunnel(default_profile="home", connect_timeout=20.0, retry_first=0.5, retry_longest=120.0),
+    tunnel=Tunnel(default_profile="home", server="fastest", connect_timeout=20.0, retry_first=0.5, retry_longest=120.0),
     wifi=Wifi(
         unsecured=WifiAction.AUTO_CONNECT,
         unidentified=WifiAction.AUTO_CONNECT,
@@ -129,6 +157,10 @@ EXPECTED = Settings(
         probes=("http://probe.example:80/is/it?you#Yes%2C%20it%20is", "http://192.0.2.9"),
         login_timeout=300.0,
     ),
+    allowance=Allowance(limit=1_500_000_000, per=Period.MONTH, bonus=100 << 20, at_limit=AtLimit.DISCONNECT),
+    traffic=Traffic(prometheus="/var/lib/prometheus/node-exporter/tunwarden.prom"),
+    split=Split(subnets=(ip_network("203.0.113.0/24"), ip_network("2001:db8::/32")), names=SplitNames.TUNNEL),
+    dns=Dns(manager=Manager.NETWORKMANAGER, resolvers=(ip_address("192.0.2.53"), ip_address("2001:db8::53"))),
     links=(
         LinkRule(name="wlan*", kind=LinkKind.WIFI, action=WifiAction.DISCONNECT),
         LinkRule(name="eth0", kind=LinkKind.WIRED),
@@ -139,9 +171,11 @@ EXPECTED = Settings(
             minimum_security=Security.WPA3,
             action=WifiAction.DISCONNECT,
             profile="office",
+            server="country:SE",
             allow_lan=True,
             bssids=frozenset({bytes.fromhex("aabbccddeeff"), bytes.fromhex("020000000001")}),
             gateways=frozenset({bytes.fromhex("020000000002")}),
+            resolvers=(ip_address("192.0.2.54"),),
             beacon=Endpoint(ip_address("2001:db8::1"), 443, "tcp"),
             beacon_sha256=sha256().digest(),
         ),
@@ -178,7 +212,7 @@ def test_the_documented_example_is_valid() -> None:
     example = module.__doc__ or ""
     text = "\n".join(line.strip() for line in example.splitlines() if line.startswith("    "))
     settings = parse_settings(text)
-    assert settings.wifi == Wifi() and settings.tunnel == Tunnel(default_profile="home")
+    assert settings.wifi == Wifi() and settings.tunnel == Tunnel(default_profile="home", server="fastest")
     documented = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {"ssid_hex"}
     assert documented == {line.split(" =")[0] for line in FULL.splitlines() if " =" in line}
 
@@ -320,6 +354,8 @@ ONE_ERROR = {
     "profile": ("[tunnel]\ndefault_profile = '../x'", 2, "tunnel.default_profile", "not the name", "letters"),
     "profile, newline": ('[tunnel]\ndefault_profile = "x\\n"', 2, "tunnel.default_profile", "'x\\n' is not", "letters"),
     "profile of known": ("[[known]]\nssid='a'\nprofile = ''", 3, "known.profile", "'' is not the name", "letters"),
+    "server": ("[tunnel]\nserver = 'country:Sweden'", 2, "tunnel.server", "not a choice of a server", "country:SE"),
+    "server of known": ("[[known]]\nssid='a'\nserver = ''", 3, "known.server", "not a choice", "fastest"),
     "link name": ("[[links]]\nname = 'wlan 0'\nkind='wifi'", 2, "links.name", "'wlan 0'", "wildcards"),
     "link name, class": ("[[links]]\nname = 'wlan[0]'\nkind='wifi'", 2, "links.name", "'wlan[0]'", "wildcards"),
     "link name, shell": ("[[links]]\nname = '$(id)'\nkind='wifi'", 2, "links.name", "'$(id)'", "wildcards"),
@@ -380,6 +416,14 @@ ONE_ERROR = {
         "earlier entry",
         "disjoint",
     ),
+    "everything excluded": ("[split]\nsubnets = ['0.0.0.0/0']", 2, "split.subnets", "too wide", "/8"),
+    "everything of IPv6 excluded": ("[split]\nsubnets = ['::/0']", 2, "split.subnets", "too wide", "/16"),
+    "half of everything excluded": ("[split]\nsubnets = ['128.0.0.0/1']", 2, "split.subnets", "too wide", "/8"),
+    "an excluded loopback": ("[split]\nsubnets = ['127.0.0.0/8']", 2, "split.subnets", "never goes", "such as"),
+    "excluded multicast": ("[split]\nsubnets = ['ff02::/16']", 2, "split.subnets", "never goes", "such as"),
+    "excluded host bits": ("[split]\nsubnets = ['203.0.113.1/24']", 2, "split.subnets", "did you mean", "such as"),
+    "IPv4 excluded as IPv6": ("[split]\nsubnets = ['::ffff:0:0/96']", 2, "split.subnets", "clothes", "such as"),
+    "other names": ("[split]\nnames = 'both'", 2, "split.names", "not one of the choices", "tunnel, network"),
     "host bits": (
         "[protection]\nlan_subnets = [\n'10.0.0.0/8',\n'100.64.0.1/10']",
         4,
@@ -510,8 +554,7 @@ def test_the_error_as_text_has_one_line_each() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings("x = 1\nwired.action = 'no'", "/etc/t.toml")
     assert str(caught.value).splitlines() == [
-        "/etc/t.toml:1: x: unknown key; allowed: version, protection, "
-        "tunnel, wifi, wired, cellular, portal, links, known",
+        f"/etc/t.toml:1: x: unknown key; allowed: {', '.join(module._FILE)}",
         "/etc/t.toml:2: wired.action: 'no' is not one of the choices; allowed: auto_connect, prompt, ignore",
     ]
 
@@ -646,7 +689,21 @@ def test_a_misspelt_table_is_found_on_its_line(number: int, header: str) -> None
 
 
 def test_the_table_covers_every_key() -> None:
-    tables = {"protection", "tunnel", "wifi", "criteria", "wired", "cellular", "portal", "links", "known"}
+    tables = {
+        "protection",
+        "tunnel",
+        "wifi",
+        "criteria",
+        "wired",
+        "cellular",
+        "portal",
+        "dns",
+        "allowance",
+        "traffic",
+        "split",
+        "links",
+        "known",
+    }
     assert {key for _, key in KEYS} == set(module._HOMES) - tables
 
 

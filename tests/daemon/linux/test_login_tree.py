@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from daemon.host import HostError
-from daemon.linux import login_tree, socket_mark
+from daemon.linux import control_groups, group_names, login_tree, socket_mark
 from daemon.linux.login_tree import LoginTree
-from daemon.linux.resolver import HEADER, Kind, Original
+from daemon.linux.resolver_file import HEADER, Kind, Original
 from lab.control_groups import NAME, _remove
 from policies.facts import Link, LinkKind
 from policies.firewall import LOGIN_MARK
@@ -71,10 +71,10 @@ def test_the_unified_hierarchy_is_found_wherever_it_is(tmp_path: Path) -> None:
     escaped = str(tmp_path / "a b").replace(" ", "\\040")
     old = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu"
     one = mounted(tmp_path, old, f"41 31 0:38 / {escaped} rw,relatime shared:9 - cgroup2 cgroup2 rw")
-    assert LoginTree(one)._top() == tmp_path / "a b" / "tunwarden"
+    assert control_groups.top(one, "test") == tmp_path / "a b" / "tunwarden"
     hidden = f"42 31 0:38 / {tmp_path}/hidden rw - cgroup2 none rw"  # something is mounted over it
     twice = [f"43 31 0:38 / {tmp_path}/{name} rw - cgroup2 none rw" for name in ("twice/inner", "twice")]
-    assert LoginTree(mounted(tmp_path, hidden, *twice))._top() == tmp_path / "twice" / "tunwarden"
+    assert control_groups.top(mounted(tmp_path, hidden, *twice), "test") == tmp_path / "twice" / "tunwarden"
 
 
 def test_without_it_there_is_no_login(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_networks_own_resolvers_are_asked(tmp_path: Path) -> None:
     routers = [*link.gateways]
 
     def found(*paths: Path) -> list[str]:
-        return [str(each) for each in LoginTree(resolvers=paths).addresses([link])]
+        return [str(each) for each in group_names.addresses([link], paths)]
 
     assert found(absent, stub) == [str(each) for each in routers]
     assert found(stub, up) == ["192.0.2.53", "2001:db8::53", "192.0.2.1", "fe80::1"]
@@ -186,7 +186,7 @@ def test_n12_new_sockets_bear_the_mark_for_as_long_as_it_lasts(mounts: Path, tel
         assert not ending.done(), "it may end by itself"
         teller.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(ending, 15)
-        assert [*tree._top().glob("login-*")] == []
+        assert [*control_groups.top(mounts, "test").glob("login-*")] == []
 
     run(check)
 
@@ -197,7 +197,7 @@ def test_n12_the_end_kills_whoever_stays(mounts: Path, teller: Teller) -> None:
         await tree.begin(teller.pidfd, [LO])
         await tree.end()
         assert await asyncio.to_thread(teller.process.wait, 10) == -signal.SIGKILL
-        assert [*tree._top().glob("login-*")] == []
+        assert [*control_groups.top(mounts, "test").glob("login-*")] == []
         await tree.end()
 
     run(check)
@@ -225,7 +225,7 @@ def test_n12_who_has_ended_is_told_and_nothing_stays(mounts: Path, teller: Telle
         teller.process.wait()
         with pytest.raises(HostError, match="has ended"):
             await tree.begin(teller.pidfd, [LO])
-        assert [*tree._top().glob("login-*")] == []
+        assert [*control_groups.top(mounts, "test").glob("login-*")] == []
 
     run(check)
 
@@ -253,7 +253,7 @@ def test_n12_a_number_that_is_somebody_elses_by_now_kills_nobody(
             await tree.begin(teller.pidfd, [LO])
         monkeypatch.undo()
         assert stranger.marks() == [NONE, NONE, NONE]
-        assert [*tree._top().glob("login-*")] == []
+        assert [*control_groups.top(mounts, "test").glob("login-*")] == []
 
     try:
         run(check)
@@ -291,9 +291,9 @@ def test_n12_a_killed_daemon_takes_the_tree_along_and_the_next_one_tidies_up(mou
         daemon.kill()
         daemon.communicate()
     tree = LoginTree(mounts)
-    assert len([*tree._top().glob("login-*")]) == 1
+    assert len([*control_groups.top(mounts, "test").glob("login-*")]) == 1
     asyncio.run(tree.tidy())
-    assert [*tree._top().glob("login-*")] == []
+    assert [*control_groups.top(mounts, "test").glob("login-*")] == []
 
 
 def test_n12_a_name_is_asked_for_on_both_loopbacks(mounts: Path, teller: Teller, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_n12_a_name_is_asked_for_on_both_loopbacks(mounts: Path, teller: Teller,
         query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + b"\x01a\0" + struct.pack(">HH", 16, 1)
         loop = asyncio.get_running_loop()
         families = [(socket.AF_INET, "127.0.0.1")]
-        if login_tree._has_loopback6():
+        if group_names.has_loopback6():
             families.append((socket.AF_INET6, "::1"))
         for family, address in families:
             with socket.socket(family, socket.SOCK_DGRAM) as asker:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -50,6 +50,9 @@ BEACONS = (
     ("wlan1", Endpoint(ip_address("2001:db8:1::1"), 8443, "tcp")),
 )
 CONNECTED = FirewallPolicy(Phase.CONNECTED, servers=(SERVER4,), tunnel=BOTH, guarded=GUARDED, capture=True)
+SPLIT: dict[str, Any] = {
+    "never": True, "beside": HOME, "beside_dns": 30054, "subnets": SUBNETS[:3], "subnet_links": HOME, "only": True,
+}  # fmt: skip
 CASES: dict[str, FirewallPolicy] = {
     "idle-cleared": FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0", "wlan0", "docker0"}), guarded=GUARDED),
     "idle-nothing-cleared": FirewallPolicy(Phase.IDLE),
@@ -75,6 +78,10 @@ CASES: dict[str, FirewallPolicy] = {
     "portal-tree": FirewallPolicy(Phase.PORTAL, guarded=GUARDED, login=HOME, tree=HOME, tree_dns=30053, capture=True),
     "held-beacons": FirewallPolicy(Phase.HELD, guarded=GUARDED, beacons=BEACONS, capture=True),
     "idle-beacon": FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0"}), beacons=BEACONS[:1]),
+    "connected-metered": replace(CONNECTED, metered=True),
+    "connected-split": replace(CONNECTED, **SPLIT),
+    "blocked-split": FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, inside=INSIDE[:1], capture=True, **SPLIT),
+    "idle-split": FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0"}), never=True, only=True),
     "disconnecting": FirewallPolicy(Phase.DISCONNECTING, guarded=GUARDED, capture=True),
 }
 
@@ -157,7 +164,9 @@ def test_l10_no_blanket_established(name: str) -> None:
         of_the_server = "203.0.113.7" in rule or "2001:db8:7::1" in rule
         of_a_login = "ct mark 0x74756e77" in rule and (CASES[name].login or CASES[name].beacons)
         of_a_login = of_a_login or ("ct mark 0x74756e76" in rule and CASES[name].tree)
-        assert of_the_server or of_a_login or 'iifname "tunwarden0"' in rule
+        excluded = any(part in rule for part in ("ct mark 0x74756e75", "saddr @beside4", "saddr @beside6"))
+        excluded |= "ct mark 0x74756e77 udp sport 53" in rule
+        assert of_the_server or of_a_login or 'iifname "tunwarden0"' in rule or (excluded and CASES[name].beside)
 
 
 @pytest.mark.parametrize("ifname", ['x" accept; #', "wlan*", "a b", "tunwarden0"])

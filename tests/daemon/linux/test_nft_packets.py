@@ -21,13 +21,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
 
 import pytest
 
 from daemon.linux.nft import NftFirewall
 from lab.hosts import Host
 from policies.facts import Endpoint, Tunnel
-from policies.firewall import LOGIN_MARK, MARK, FirewallPolicy
+from policies.firewall import LOGIN_MARK, MARK, NEVER_MARK, ONLY_MARK, FirewallPolicy
 from policies.states import Phase
 
 pytestmark = pytest.mark.netns
@@ -48,6 +49,10 @@ SUBNETS = (ip_network("100.64.0.0/10"), ip_network("2001:db8:64::/48"))
 CONNECTING = FirewallPolicy(Phase.CONNECTING, servers=SERVERS, guarded=GUARDED, capture=True)
 CONNECTED = FirewallPolicy(Phase.CONNECTED, servers=SERVERS, tunnel=TUNNEL, guarded=GUARDED, capture=True)
 BLOCKED = FirewallPolicy(Phase.BLOCKED, guarded=GUARDED, capture=True)
+SPLIT: dict[str, Any] = {
+    "never": True, "beside": frozenset({"eth0"}), "beside_dns": 30054, "only": True,
+    "subnets": SUBNETS, "subnet_links": frozenset({"eth0"}),
+}  # fmt: skip
 POLICIES = {
     "idle": FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0", "ctr0"}), guarded=GUARDED),
     "idle, nothing cleared": FirewallPolicy(Phase.IDLE, guarded=GUARDED),
@@ -72,6 +77,11 @@ POLICIES = {
     "portal, tree": FirewallPolicy(
         Phase.PORTAL, guarded=GUARDED, login=frozenset({"eth0"}), tree=frozenset({"eth0"}), tree_dns=30053, capture=True
     ),
+    "idle, split": FirewallPolicy(
+        Phase.IDLE, cleared=frozenset({"eth0", "ctr0"}), guarded=GUARDED, never=True, only=True
+    ),
+    "blocked, split": replace(BLOCKED, **SPLIT),
+    "connected, split": replace(CONNECTED, **SPLIT),
     "connecting, LAN and login": replace(CONNECTING, lan=HOME, login=frozenset({"eth0"})),
 }
 
@@ -131,14 +141,16 @@ class Probe:
 ME4, ME6, LOCAL6 = "192.168.7.2", "fd07::2", "fe80::2"
 ALL = frozenset(POLICIES)
 NEVER: frozenset[str] = frozenset()
-IDLE = frozenset({"idle"})
+IDLE = frozenset({"idle", "idle, split"})
 LAN = frozenset(name for name, policy in POLICIES.items() if policy.lan) | IDLE
 SERVER = frozenset(name for name, policy in POLICIES.items() if policy.servers == SERVERS)
 LAN_SERVER = frozenset({"connecting, server in the LAN"})
-TUNNELLED = frozenset({"connected", "connected, LAN", "connected, inside", "connected, subnets"})
+TUNNELLED = frozenset({"connected", "connected, LAN", "connected, inside", "connected, subnets", "connected, split"})
 WITHIN = frozenset(name for name, policy in POLICIES.items() if policy.inside)
 BRIDGED = frozenset(name for name, policy in POLICIES.items() if "ctr0" in policy.lan | policy.cleared)
-SUBNETTED = frozenset({"connected, subnets"})
+BESIDE = frozenset({"blocked, split", "connected, split"})
+SPLITTING = BESIDE | {"idle, split"}
+SUBNETTED = frozenset({"connected, subnets"}) | BESIDE
 TREE = frozenset({"portal, tree"}) | IDLE
 LOGIN = frozenset(name for name, policy in POLICIES.items() if policy.login) | IDLE
 CTR4, CTR6, CTRL = "172.17.0.1", "fd17::1", "fe80::17"
@@ -225,12 +237,12 @@ PROBES = (
     Probe("server other port", lambda data: ip4(UDP, ME4, "203.0.113.7", udp(4000, 51821, data)), IDLE, mark=MARK),
     Probe("server by tcp", lambda data: ip4(TCP, ME4, "203.0.113.7", tcp(4001, 51820, data)), IDLE, mark=MARK),
     Probe("server's neighbour", lambda data: ip4(UDP, ME4, "203.0.113.8", udp(4000, 51820, data)), IDLE, mark=MARK),
-    Probe("marked dns", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), LOGIN, mark=MARK),
+    Probe("marked dns", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), LOGIN | BESIDE, mark=MARK),
     Probe("lan server", lambda data: ip4(UDP, ME4, "192.168.7.9", udp(4000, 51820, data)), LAN, mark=MARK),
     Probe("lan server unmarked", lambda data: ip4(UDP, ME4, "192.168.7.9", udp(4000, 51820, data)), LAN - LAN_SERVER),
     # the login to a captive portal: only with the mark, only where people log in, only what it needs
     Probe("login dns tcp", lambda data: ip4(TCP, ME4, "192.168.7.1", tcp(4001, 53, data)), LOGIN, mark=MARK),
-    Probe("login dns6", lambda data: ip6(UDP, ME6, "fd07::1", udp(4000, 53, data)), LOGIN, mark=MARK),
+    Probe("login dns6", lambda data: ip6(UDP, ME6, "fd07::1", udp(4000, 53, data)), LOGIN | BESIDE, mark=MARK),
     Probe("login http", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 80, data)), LOGIN, mark=MARK),
     Probe("login http6", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 80, data)), LOGIN, mark=MARK),
     Probe("login https", lambda data: ip4(TCP, ME4, "192.168.7.1", tcp(4001, 443, data)), LOGIN | LAN, mark=MARK),
@@ -265,6 +277,48 @@ PROBES = (
           LOGIN_MARK),
     Probe("tree from the tunnel's source", lambda data: ip4(TCP, "10.66.0.2", "198.51.100.1", tcp(4001, 80, data)),
           NEVER, mark=LOGIN_MARK),
+    # programs that never use the tunnel
+    Probe("never udp4", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 9999, data)), IDLE | BESIDE,
+          mark=NEVER_MARK),
+    Probe("never tcp6", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 443, data)), IDLE | BESIDE,
+          mark=NEVER_MARK),
+    Probe("never ping", lambda data: ip4(ICMP, ME4, "198.51.100.1", b"\x08\0\0\0\0\1\0\1" + data), IDLE | BESIDE,
+          mark=NEVER_MARK),
+    Probe("never lan", lambda data: ip4(UDP, ME4, "192.168.7.1", udp(4000, 9999, data)), LAN | BESIDE,
+          mark=NEVER_MARK),
+    Probe("never dot", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 853, data)), IDLE | BESIDE,
+          mark=NEVER_MARK),
+    Probe("never dns", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 53, data)), IDLE, mark=NEVER_MARK),
+    Probe("never dns6", lambda data: ip6(UDP, ME6, "2001:db8::1", udp(4000, 53, data)), IDLE, mark=NEVER_MARK),
+    Probe("never lan dns", lambda data: ip4(UDP, ME4, "192.168.7.1", udp(4000, 53, data)), IDLE, mark=NEVER_MARK),
+    Probe("never dns tcp", lambda data: ip4(TCP, ME4, "198.51.100.1", tcp(4001, 53, data)), IDLE, mark=NEVER_MARK),
+    Probe("never to the tunnel's resolver", lambda data: ip4(UDP, ME4, "10.66.0.1", udp(4000, 9999, data)),
+          LAN | {"blocked, split"}, mark=NEVER_MARK),
+    Probe("never to the server", lambda data: ip4(UDP, ME4, "203.0.113.7", udp(4000, 51820, data)),
+          IDLE | {"blocked, split"}, mark=NEVER_MARK),
+    Probe("never from the tunnel's source", lambda data: ip4(UDP, "10.66.0.2", "198.51.100.1", udp(4000, 9999, data)),
+          NEVER, mark=NEVER_MARK),
+    Probe("never elsewhere", lambda data: ip4(UDP, "192.168.8.2", "198.51.100.1", udp(4000, 9999, data)), NEVER,
+          "wlan0", NEVER_MARK),
+    Probe("never in the tunnel", lambda data: ip4(UDP, "10.66.0.2", "198.51.100.1", udp(4000, 9999, data)),
+          TUNNELLED - BESIDE, "tunwarden0", NEVER_MARK),
+    # programs that use nothing but the tunnel
+    Probe("only udp4", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(4000, 9999, data)), IDLE - SPLITTING,
+          mark=ONLY_MARK),
+    Probe("only tcp6", lambda data: ip6(TCP, ME6, "2001:db8::1", tcp(4001, 443, data)), IDLE - SPLITTING,
+          mark=ONLY_MARK),
+    Probe("only dns", lambda data: ip4(UDP, ME4, "192.168.7.1", udp(4000, 53, data)), IDLE - SPLITTING,
+          mark=ONLY_MARK),
+    Probe("only lan", lambda data: ip4(UDP, ME4, "192.168.7.1", udp(4000, 9999, data)), LAN - SPLITTING,
+          mark=ONLY_MARK),
+    Probe("only subnet", lambda data: ip4(UDP, ME4, "100.64.0.1", udp(4000, 9999, data)),
+          (IDLE | SUBNETTED) - SPLITTING, mark=ONLY_MARK),
+    Probe("only to a container", lambda data: ip4(UDP, CTR4, "172.17.0.2", udp(4000, 9999, data)),
+          (BRIDGED | WITHIN) - SPLITTING, "ctr0", ONLY_MARK),
+    Probe("only dhcp", lambda data: ip4(UDP, "0.0.0.0", "255.255.255.255", udp(68, 67, data)), ALL - SPLITTING,
+          mark=ONLY_MARK),
+    Probe("only in the tunnel", lambda data: ip4(UDP, "10.66.0.2", "198.51.100.1", udp(4000, 9999, data)), TUNNELLED,
+          "tunwarden0", ONLY_MARK),
     # what every network needs
     Probe("dhcp4", lambda data: ip4(UDP, "0.0.0.0", "255.255.255.255", udp(68, 67, data)), ALL),
     Probe("dhcp4 to one server", lambda data: ip4(UDP, ME4, "198.51.100.1", udp(68, 67, data)), IDLE),
@@ -289,7 +343,8 @@ PROBES = (
     Probe("tunnel's source 6", lambda data: ip6(UDP, "fd66::2", "2001:db8::1", udp(4000, 9999, data)), NEVER),
     Probe("tunnel's source to the lan", lambda data: ip4(UDP, "10.66.0.2", "192.168.7.1", udp(4000, 9999, data)),
           NEVER),
-    Probe("second fragment", lambda data: ip4(UDP, ME4, "198.51.100.1", data, offset=3), IDLE),
+    Probe("second fragment", lambda data: ip4(UDP, ME4, "198.51.100.1", data, offset=3), IDLE - SPLITTING),  # waits for
+    # the first, where flows are told apart
     Probe("fragment header 6", lambda data: ip6(
         FRAGMENT, ME6, "2001:db8::1", bytes((UDP, 0, 0, 0, 0, 0, 0, 7)) + udp(4000, 9999, data)), IDLE),
     # the tunnel

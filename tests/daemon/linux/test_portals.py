@@ -24,7 +24,7 @@ from daemon.host import Announced, HostError
 from daemon.linux import confined_names, confined_web, nameservers, portals
 from daemon.linux.confined_web import HEAD, Answer, WebError, ask, dechunked, read_head
 from daemon.linux.portals import LinuxPortals, advertised, resolvers
-from daemon.linux.resolver import HEADER
+from daemon.linux.resolver_file import HEADER
 from lab.hosts import Host
 from policies.facts import Internet, Link, LinkKind, Reach
 from policies.portals import UNRESTRICTED, Probe
@@ -288,7 +288,7 @@ def test_the_networks_own_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stub.write_text("nameserver 127.0.0.53\nnameserver ::1\n")
     real.write_text("# x\nnameserver 192.0.2.53\nnameserver 2001:db8::53\nnameserver 192.0.2.53\nnameserver x\n")
     written = (tmp_path / "missing", stub, real)
-    monkeypatch.setattr(nameservers.of_the_network, "__defaults__", (written,))
+    monkeypatch.setattr(nameservers.of_the_network, "__defaults__", (written, (), ()))
     assert [str(each) for each in resolvers(LINK)] == ["192.0.2.53", "192.0.2.1"], "of the families that lead anywhere"
     real.write_bytes(b"\xff" * 1_000_000)
     assert resolvers(LINK) == [ip_address("192.0.2.1")]

@@ -19,9 +19,8 @@ import pytest
 from daemon.host import HostError, TunnelDriver, TunnelError
 from daemon.linux import wireguard, wireguard_go
 from daemon.linux.wireguard import WireGuard, main_peer
-from daemon.linux.wireguard_device import PeerState, Unsupported
+from daemon.linux.wireguard_device import Unsupported
 from daemon.linux.wireguard_go import WireGuardGo, configuration, parse_peers, parse_reply
-from daemon.linux.wireguard_vigil import BUSY_LOOK, IDLE_LOOK, KEY_LIFE, PATIENCE, PROBE_TRIES, SILENCE, Vigil
 from policies.facts import Endpoint
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
@@ -57,78 +56,6 @@ PROFILE = WireGuardProfile(
 def test_wireguard_is_the_tunnel_driver_of_the_host() -> None:
     driver: TunnelDriver = WireGuard()
     assert driver
-
-
-# --- the vigil --------------------------------------------------------------------------------------------------------
-
-
-def watch(keepalive: int, *traffic: tuple[int, int]) -> list[tuple[float, bool]]:
-    """Feed (tx, rx) growth, one pair a look, at the pace the vigil asks for: (time, suspicious) after each."""
-    now, state = 0.0, PeerState(rx=1000, tx=1000, handshake=1.0)
-    vigil, seen = Vigil(now, state, keepalive), []
-    for tx, rx in traffic:
-        now += vigil.wait
-        state = replace(state, tx=state.tx + tx, rx=state.rx + rx)
-        vigil.look(now, state)
-        seen.append((now, vigil.suspicious))
-    return seen
-
-
-def test_an_idle_tunnel_is_looked_at_each_five_seconds_and_never_suspected() -> None:
-    seen = watch(25, *[(0, 0), (0, 0), (0, 0), (0, 0), (32, 0)] * 6)
-    assert [now for now, _ in seen] == [BUSY_LOOK + IDLE_LOOK * n for n in range(30)]
-    assert not any(suspicious for _, suspicious in seen), "a keepalive is not answered"
-
-
-def test_answered_traffic_is_looked_at_each_second_and_never_suspected() -> None:
-    seen = watch(0, (500, 500), *[(1000, 90)] * 60)
-    assert seen[1][0] - seen[0][0] == BUSY_LOOK
-    assert not any(suspicious for _, suspicious in seen)
-
-
-def test_unanswered_data_is_suspected_after_the_silence() -> None:
-    busy = watch(0, (500, 500), (500, 500), *[(500, 0)] * 3)
-    assert [suspicious for _, suspicious in busy] == [False] * 4 + [True]
-    assert busy[-1][0] - busy[1][0] == SILENCE
-
-
-def test_after_an_answered_probe_what_goes_one_way_is_left_in_peace_longer() -> None:
-    vigil, looks = Vigil(0.0, PeerState(rx=1000, tx=1000), 0, PATIENCE), [(1.0, 2000), (2.0, 3000), (4.9, 4000)]
-    for now, tx in looks:
-        vigil.look(now, PeerState(rx=1000, tx=tx))
-        assert not vigil.suspicious
-    vigil.look(PATIENCE, PeerState(rx=1000, tx=5000))
-    assert vigil.suspicious
-
-
-@pytest.mark.parametrize("looked_before", [IDLE_LOOK, BUSY_LOOK + SILENCE, PATIENCE])
-def test_t5_a_dead_server_is_noticed_within_6_s_of_traffic(looked_before: float) -> None:
-    assert looked_before + sum(PROBE_TRIES) < 6.0
-
-
-def test_data_after_a_pause_is_suspected_at_the_first_look() -> None:
-    assert watch(0, (0, 0), (96, 0)) == [(1.0, False), (6.0, True)]
-
-
-def test_one_answer_ends_the_suspicion() -> None:
-    assert not any(suspicious for _, suspicious in watch(0, (96, 96), *[(96, 0), (96, 0), (96, 32)] * 9))
-
-
-def test_an_unanswered_handshake_counts_as_traffic() -> None:
-    assert watch(25, (0, 0), (148, 0))[-1][1]
-    assert watch(25, (0, 0), (180, 0))[-1][1]
-
-
-def test_keepalives_without_a_new_handshake_for_a_key_life_are_suspect() -> None:
-    with_keepalive = watch(25, *[(0, 0)] * 40)
-    assert next(now for now, suspicious in with_keepalive if suspicious) == KEY_LIFE + BUSY_LOOK
-    assert not any(suspicious for _, suspicious in watch(0, *[(0, 0)] * 100)), "without keepalives, idle is idle"
-
-
-def test_counters_that_start_anew_are_no_traffic() -> None:
-    vigil = Vigil(0.0, PeerState(rx=5, tx=5000), 0)
-    vigil.look(5.0, PeerState(rx=5, tx=0))
-    assert not vigil.suspicious
 
 
 # --- what a device is told --------------------------------------------------------------------------------------------

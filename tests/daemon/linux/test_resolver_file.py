@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemon.host import HostError, Resolver
-from daemon.linux.resolver import ResolvConf, render
+from daemon.linux.resolver_file import ResolvConf, render
 from policies.facts import Tunnel
 
 ROOT = Path(__file__).parents[3]
@@ -206,7 +206,7 @@ import asyncio, json, os, shutil, stat, subprocess, sys
 from ipaddress import ip_address
 from pathlib import Path
 from crash_points import crashes
-from daemon.linux.resolver import ResolvConf
+from daemon.linux.resolver_file import ResolvConf
 from policies.facts import Tunnel
 
 folder, kind, act, mounted = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "mounted"
