@@ -155,7 +155,7 @@ def test_a_refused_import_stores_nothing_and_shows_no_key(tmp_path: Path) -> Non
 
 
 def test_names_are_resolved_within_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RESOLVE_S", 0.05)
+    monkeypatch.setattr(module, "RESOLVE_S", 1.0)
     peer = CONFIG[CONFIG.index("[Peer]") :]
     text = CONFIG[: CONFIG.index("[Peer]")]
     for number in range(4):
@@ -170,14 +170,13 @@ def test_names_are_resolved_within_one_limit(tmp_path: Path, monkeypatch: pytest
 
         async def silent(host: str, *args: object, **options: object) -> object:
             asked.append(host)
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.6)
             return [(2, 2, 17, "", ("198.51.100.7", 1)), (10, 2, 17, "", ("fe80::1%wlan0", 1, 0, 3))]
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
-        begun = time.monotonic()
         with refused(Error.PROFILE_REFUSED, "cannot be resolved now"):
             await service.import_profile(ROOT, "many", text)
-        assert time.monotonic() - begun < 0.12
+        assert 1 <= len(asked) <= 2, "a second has room for one answer of 0.6 s, and the next one is not waited for"
         assert os.listdir(here.loop.store.folder / "profiles") == []
         one = CONFIG.replace("198.51.100.7", "host.test")
         await service.import_profile(ROOT, "one", one)

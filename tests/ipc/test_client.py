@@ -58,7 +58,7 @@ def test_a_silent_server() -> None:
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
             client.get_version()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ async def alive(here: Place) -> None:
     peer = await here.peer()
     begun = time.monotonic()
     assert (await peer.ask("Manager.GetVersion"))["parameters"] == {"version": f"9.8.7{here.service.padding}"}
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     await peer.close()
 
 

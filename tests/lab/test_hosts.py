@@ -113,7 +113,7 @@ def test_a_stopped_process_does_not_keep_its_host() -> None:
     time.sleep(0.05)
     start = time.monotonic()
     host.close()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30, "half of what its program sleeps"
     assert not Path(f"/proc/{process.pid}").exists()
 
 

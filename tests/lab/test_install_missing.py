@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,9 @@ STUB = '#!/bin/sh\necho "${0##*/} $*" >>/run/lab/calls\n[ "${0##*/}" != apt-cach
 pytestmark = pytest.mark.netns
 
 
-def test_silent_and_instant_when_complete() -> None:
-    start = time.monotonic()
+def test_silent_when_complete() -> None:
     result = subprocess.run([SCRIPT], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("", "")
-    assert time.monotonic() - start < 1
 
 
 def test_says_what_and_why_and_updates_only_when_it_must() -> None:

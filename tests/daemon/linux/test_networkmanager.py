@@ -671,7 +671,7 @@ def test_networkmanager_hangs(host: Host, stand_in: NetworkManagerStandIn) -> No
             try:
                 start = time.monotonic()
                 assert await watched.source.read() == {}
-                assert time.monotonic() - start < 1
+                assert time.monotonic() - start < 10
             finally:
                 # nsenter stops itself with its program; stopped for ever it would keep the host's end waiting.
                 stand_in._process._wrapper.send_signal(signal.SIGCONT)
