@@ -124,6 +124,7 @@ def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
     """Each kind of hint once, at its first place: a hint says that something may have changed, not how often.
 
     Among hints about our rules, one that is certainly about somebody else's doing says more than one that may be ours.
+    Names come last: whatever is put back for them would hide that the rules were changed.
     """
     kept: list[Inboxed] = []
     places: dict[type, int] = {}
@@ -134,4 +135,4 @@ def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
             kept.append(event)
         elif isinstance(event, TamperHint) and event.foreign:
             kept[places[TamperHint]] = event
-    return kept
+    return sorted(kept, key=lambda event: isinstance(event, ResolverHint))

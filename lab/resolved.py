@@ -84,12 +84,15 @@ class Resolved:
     def lease(
         self, link: str, servers: Sequence[IPv4Address | IPv6Address], domains: Sequence[tuple[str, bool]] = ()
     ) -> None:
-        """What NetworkManager tells it when a network has given these: servers, domains, and the default route."""
+        """What NetworkManager tells it when a network has given these: the default route, domains, and servers.
+
+        In this order: of another default route alone, resolved tells nobody.
+        """
         number = self.index(link)
         spoken = [[2 if address.version == 4 else 10, address.packed] for address in servers]
-        self.call("SetLinkDNS", "ia(iay)", number, spoken)
-        self.call("SetLinkDomains", "ia(sb)", number, [list(domain) for domain in domains])
         self.call("SetLinkDefaultRoute", "ib", number, True)
+        self.call("SetLinkDomains", "ia(sb)", number, [list(domain) for domain in domains])
+        self.call("SetLinkDNS", "ia(iay)", number, spoken)
 
     def link(self, link: str) -> LinkDns | None:
         """None for a link that is not there."""

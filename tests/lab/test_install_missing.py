@@ -27,9 +27,12 @@ def test_says_what_and_why_and_updates_only_when_it_must() -> None:
         for name in ("apt-get", "apt-cache"):
             host.write(f"/etc/lab/bin/{name}", STUB, mode=0o755)
         result = host.run(SCRIPT, env={"PATH": "/etc/lab/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-        assert result.stdout == "installing python3-dbusmock: the NetworkManager stand-in\n"
+        assert result.stdout.splitlines() == [
+            "installing python3-dbusmock: the NetworkManager stand-in",
+            "installing python3-prometheus-client: judges the file for Prometheus",
+        ]
         calls = host.read("/run/lab/calls").splitlines()
-    assert calls[0] == "apt-cache show python3-dbusmock"
+    assert calls[0] == "apt-cache show python3-dbusmock python3-prometheus-client"
     assert calls[1] == "apt-get update --quiet=2"
     assert calls[2].startswith("apt-get install --yes") and "--no-install-recommends" in calls[2]
-    assert calls[2].endswith("python3-dbusmock")
+    assert calls[2].endswith("python3-dbusmock python3-prometheus-client")

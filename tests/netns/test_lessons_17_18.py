@@ -310,7 +310,9 @@ def test_l18_a_blocked_systemd_resolved_does_not_spin(resolved: Process, subject
     subject.cli("disconnect")
     subject.wait("idle", 25)
     assert stub_answers(lab)
-    hard = share_while_asking(lab, resolved, pause_s=0.001)
-    assert hard > max(share for share, _ in calm), "the positive control: work is seen"
     lab.laptop.run("nft", "-f", "-", input=REJECTING)
     assert errors_while_asking(lab, resolved)[1] > 0, "the positive control: what a reject in our place would make"
+    lab.laptop.run("nft", "delete", "table", "inet", "rejecting")
+    # Last: with thousands of questions under way, 252 has died of such errors.
+    hard = share_while_asking(lab, resolved, pause_s=0.001)
+    assert hard > max(share for share, _ in calm), "the positive control: work is seen"
