@@ -29,6 +29,7 @@ class FileWatch:
 
     def __init__(self, changed: Callable[[], None], folders: Sequence[Path] = FOLDERS) -> None:
         self._changed, self._folders = changed, folders
+        self._watched: set[int] = set()  # as the kernel numbers them: a folder that was made anew has another number
         self._watch: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._watch < 0:
             log.warning("changes of resolv.conf are not seen: no inotify")
@@ -37,9 +38,14 @@ class FileWatch:
         self.look_again()
 
     def look_again(self) -> None:
-        """Also watch folders that were made since: a service that starts makes its own. Twice is harmless."""
-        for folder in self._folders:
-            _libc.inotify_add_watch(self._watch, os.fsencode(folder), _MASK)
+        """Also watch folders that were made since: a service that starts makes its own. Twice is harmless.
+
+        What happened in a new one before is unseen, so that it is there is a change.
+        """
+        found = {_libc.inotify_add_watch(self._watch, os.fsencode(folder), _MASK) for folder in self._folders} - {-1}
+        if found - self._watched:
+            self._changed()
+        self._watched = found
 
     def close(self) -> None:
         if self._watch >= 0:
