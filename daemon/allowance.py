@@ -55,6 +55,7 @@ class Allowances:
         self._loop, self._accounting, self._monotonic = loop, accounting, monotonic
         self._told: tuple[float, Level] | None = None  # of which period people were told what
         self._reset_until = 0.0
+        self._known = True  # how much is used, at the last look
         self._before = (0.0, 0)  # when, and what was used then
 
     @property
@@ -69,18 +70,22 @@ class Allowances:
         return state.available if state is not None else 0
 
     def state(self) -> QuotaState | None:
-        """As of the last reading; None: unlimited. What cannot be read counts as used up: a limit is a limit."""
+        """As of the last reading; None: unlimited. What cannot be read counts as used up, and is blocked: a limit is a
+        limit, and a failure never disconnects.
+        """
         allowance = self._allowance
         if allowance.limit is None:
             return None
         now, zone = self._accounting.wall(), self._accounting.zone()
-        here = span(allowance.per, now, zone)
+        here, used = span(allowance.per, now, zone), 0
         try:
             used = self._accounting.store.between(here.first, here.last, Way.TUNNEL).bytes
+            self._known = True
         except sqlite3.Error as err:
             self._accounting.failed(err)
-            used = allowance.limit + allowance.bonus
-        return quota(used, allowance, self._granted(), now, zone)
+            self._known = False
+        state = quota(used, allowance, self._granted(), now, zone)
+        return state if self._known or state is None else replace(state, used=state.total)
 
     def look(self) -> float:
         """After each reading: tell what is new, and do what the settings say at the limit. Seconds until the next."""
@@ -151,6 +156,8 @@ class Allowances:
 
     @property
     def _at_limit(self) -> AtLimit:
+        if not self._known:
+            return AtLimit.BLOCK
         judged = self._loop.decision.judgements
         proven = (Verdict.KNOWN, Verdict.SECURED)
         secure = all(
@@ -194,6 +201,8 @@ class Allowances:
             self._loop.post(Changed())
 
     def _words(self, state: QuotaState) -> str:
+        if not self._known:
+            return "It cannot be read how much of the allowance is used, so nothing passes."
         whole = f"allowance of {size(state.total)} for this {self._allowance.per.value}"
         match state.level:
             case Level.PLENTY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -221,6 +222,46 @@ def test_disconnect_is_done_by_the_owner_of_the_state(tmp_path: Path) -> None:
         assert len(bench.commands) == 1
 
     played(tmp_path, Allowance(limit=LIMIT, at_limit=AtLimit.DISCONNECT), play)
+
+
+def test_what_cannot_be_read_blocks_and_never_disconnects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure is no wish of anybody's: protection stays. Nothing passes the tunnel, for nobody knows what is left."""
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def play(bench: Bench) -> None:
+        bench.use(10)
+        with monkeypatch.context() as broken:
+            broken.setattr(UsageStore, "between", refuse)
+            bench.use(10)
+            assert bench.allowances.left() == 0
+            assert bench.allowances.used_up and bench.allowances.told().at_limit == "block"
+            assert bench.said == "It cannot be read how much of the allowance is used, so nothing passes."
+        assert bench.commands == []
+        bench.use(10)
+        assert bench.said == "" and bench.allowances.left() == LIMIT - 30
+        assert bench.intent.target is Target.PROTECTED
+        bench.use(LIMIT)
+        assert len(bench.commands) == 1, "the control: what is known to be used up does"
+
+    played(tmp_path, Allowance(limit=LIMIT, at_limit=AtLimit.DISCONNECT), play)
+
+
+def test_what_was_granted_does_not_count_where_nothing_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def play(bench: Bench) -> None:
+        bench.use(LIMIT)
+        bench.allowances.grant()
+        assert bench.allowances.left() == LIMIT
+        monkeypatch.setattr(UsageStore, "between", refuse)
+        assert bench.allowances.left() == 0
+
+    played(tmp_path, Allowance(limit=LIMIT, at_limit=AtLimit.ASK), play)
 
 
 def test_it_looks_sooner_where_little_is_left(tmp_path: Path) -> None:

@@ -82,6 +82,32 @@ def test_t8_where_the_routes_refuse_the_firewall_closes_and_nothing_is_beside_it
     asyncio.run(check())
 
 
+def test_a2_an_allowance_that_cannot_be_set_is_a_failure_and_set_at_the_next_try() -> None:
+    """A new table lets nothing through a metered tunnel (golden connected-metered.nft), so until then none passes."""
+
+    async def check() -> None:
+        fake, enforcer = made()
+        enforcer.left = lambda: 1234
+        metered = replace(CONNECTED, metered=True)
+        fake.refuses = {"allow"}
+        with pytest.raises(EnforceError) as err:
+            await enforcer.set(metered)
+        assert err.value.cause is Cause.FIREWALL_FAILED
+        assert enforcer.enforced is None and enforcer.blocking
+        assert {fake.kernel["firewall"], fake.kernel["routes"]} == {metered}
+        fake.refuses = set()
+        assert await enforcer.set(metered)
+        assert fake.asked[-1] == ("allow", 1234)
+        assert enforcer.enforced == metered
+        fake.asked.clear()
+        fake.refuses = {"firewall"}
+        with pytest.raises(EnforceError):
+            await enforcer.set(metered)
+        assert fake.order("allow") == [], "the old table's stays as it is"
+
+    asyncio.run(check())
+
+
 def test_the_same_again_is_looked_at_and_repaired() -> None:
     async def check() -> None:
         fake, enforcer = made()
