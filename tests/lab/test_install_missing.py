@@ -36,3 +36,17 @@ def test_says_what_and_why_and_updates_only_when_it_must() -> None:
     assert calls[1] == "apt-get update --quiet=2"
     assert calls[2].startswith("apt-get install --yes") and "--no-install-recommends" in calls[2]
     assert calls[2].endswith("python3-dbusmock python3-prometheus-client")
+
+
+def test_where_there_are_no_lists_they_are_fetched_before_the_rest_is_left_out() -> None:
+    """On a fresh machine `apt-get download` knows no package. Nothing of it fails the laboratory: tests are skipped."""
+    stub = '#!/bin/sh\necho "$*" >>/run/lab/calls\n[ "$1" != download ]\n'
+    with Host("box") as host:
+        host.run("mount", "-t", "tmpfs", "tmpfs", "/usr/local/lib")
+        host.write("/etc/lab/bin/apt-get", stub, mode=0o755)
+        result = host.run(SCRIPT, env={"PATH": "/etc/lab/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+        assert "unpacking resolvconf: " in result.stdout
+        assert host.run("ls", "-A", "/usr/local/lib").stdout == ""
+        calls = [line.split()[0] for line in host.read("/run/lab/calls").splitlines()]
+    assert calls[:3] == ["download", "update", "download"]
+    assert set(calls) == {"download", "update"}
