@@ -22,6 +22,7 @@ lint: $(VENV)/.ready
 	@$(BIN)/ruff format --check --quiet . || true
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m mypy --platform darwin policies ipc cli daemon/*.py
+	@PORTAL_DEBUG=true $(BIN)/python -m mypy --config-file portal/mypy.ini
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.ready  ## alone, on an idle machine
