@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -50,3 +52,37 @@ def installed() -> Iterator[str]:
         shutil.copytree(TOP, f"{folder}/copy", ignore=LEFTOVERS)  # building leaves things behind
         subprocess.run([*pip, "--no-deps", f"{folder}/copy"], check=True, stderr=subprocess.DEVNULL)
         yield python
+
+
+GUIDED = """
+import logging, sys, atheris
+with atheris.instrument_imports(include=["{package}"]):
+    from {judge} import judge
+logging.disable()
+def one(data):
+    judge(data)
+atheris.Setup(sys.argv, one)
+atheris.Fuzz()
+"""
+
+
+def guided(judge: str, package: str, seeds: Sequence[bytes], *options: str) -> int:
+    """Has libFuzzer look for inputs of `judge.judge` that reach new lines of a package; its exit code.
+
+    In a process of its own, whose imports are instrumented and which libFuzzer ends.
+    """
+    if importlib.util.find_spec("atheris") is None:
+        print("atheris is not installed: its turn is left out")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="tunwarden-fuzz-") as folder:
+        corpus = Path(folder) / "corpus"
+        corpus.mkdir()
+        for number, data in enumerate(seeds):
+            (corpus / f"{number:03}").write_bytes(data)
+        program = GUIDED.format(judge=judge, package=package)
+        command = [sys.executable, "-c", program, *options, f"-artifact_prefix={folder}/", str(corpus)]
+        done = subprocess.run(command, cwd=TOP, stderr=subprocess.PIPE, text=True)
+        lines = done.stderr.splitlines()
+        telling = [line for line in lines if "cov:" in line][-1:] + lines[-1:] if not done.returncode else lines[-30:]
+        print("guided by atheris:", *telling, sep="\n  ")
+        return done.returncode

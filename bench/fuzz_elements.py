@@ -7,17 +7,13 @@ promise, and was printed as hexadecimal.
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 from itertools import pairwise
-from pathlib import Path
 
-from bench.common import TOP, title
+from bench.common import guided, title
 from policies.classify import Verdict, classify
 from policies.elements import PRIVACY, RSN, Announced, parse
 from policies.facts import Security, WifiNetwork
@@ -164,38 +160,7 @@ def main(runs: int, seed: int) -> int:
     print(
         f"mutated: {runs} inputs in {took:.0f} s, {damaged / max(runs, 1):.0%} of them damaged, {len(kinds)} outcomes"
     )
-    if importlib.util.find_spec("atheris") is None:
-        print("atheris is not installed: its turn is left out")
-        return 0
-    return _guided(runs, seed)
-
-
-GUIDED = """
-import sys, atheris
-with atheris.instrument_imports(include=["policies"]):
-    from bench.fuzz_elements import judge
-def one(data):
-    judge(data)
-atheris.Setup(sys.argv, one)
-atheris.Fuzz()
-"""
-
-
-def _guided(runs: int, seed: int) -> int:
-    """In a process of its own, whose imports are instrumented and which libFuzzer ends."""
-    with tempfile.TemporaryDirectory(prefix="tunwarden-fuzz-") as folder:
-        corpus = Path(folder) / "corpus"
-        corpus.mkdir()
-        for number, data in enumerate(SEEDS):
-            (corpus / f"{number:02}").write_bytes(data)
-        options = [f"-runs={runs}", f"-seed={seed}", f"-max_len={LONGEST + 4}", f"-artifact_prefix={folder}/"]
-        done = subprocess.run(
-            [sys.executable, "-c", GUIDED, *options, str(corpus)], cwd=TOP, stderr=subprocess.PIPE, text=True
-        )
-        lines = done.stderr.splitlines()
-        telling = [line for line in lines if "cov:" in line][-1:] + lines[-1:] if not done.returncode else lines[-30:]
-        print("guided by atheris:", *telling, sep="\n  ")
-        return done.returncode
+    return guided("bench.fuzz_elements", "policies", SEEDS, f"-runs={runs}", f"-seed={seed}", f"-max_len={LONGEST + 4}")
 
 
 if __name__ == "__main__":

@@ -9,19 +9,15 @@ code 1: an input broke a promise, and was printed as hexadecimal.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import logging
 import random
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from asyncvarlink.error import VarlinkErrorReply
@@ -29,7 +25,7 @@ from dbus_fast import Message, Variant
 from dbus_fast._private.unmarshaller import Unmarshaller
 from dbus_fast.signature import get_signature_tree
 
-from bench.common import TOP, title
+from bench.common import guided, title
 from ipc.access import Access, Caller, Transport
 from ipc.dbus_calls import METHODS, STANDARD, CallError, answer, target
 from ipc.dbus_objects import Objects
@@ -338,39 +334,7 @@ def main(seconds: float, seed: int) -> int:
     print(f"mutated: {count} inputs in {seconds:.0f} s, 0 crashes, {len(outcomes)} outcomes{grown}")
     for outcome, many in outcomes.most_common():
         print(f"    {many:8} {outcome}")
-    if importlib.util.find_spec("atheris") is None:
-        print("atheris is not installed: its turn is left out")
-        return 0
-    return _guided(seconds, seed)
-
-
-GUIDED = """
-import logging, sys, atheris
-with atheris.instrument_imports(include=["ipc"]):
-    from bench.fuzz_ipc import judge
-logging.disable()
-def one(data):
-    judge(data)
-atheris.Setup(sys.argv, one)
-atheris.Fuzz()
-"""
-
-
-def _guided(seconds: float, seed: int) -> int:
-    """In a process of its own, whose imports are instrumented and which libFuzzer ends."""
-    with tempfile.TemporaryDirectory(prefix="tunwarden-fuzz-") as folder:
-        corpus = Path(folder) / "corpus"
-        corpus.mkdir()
-        for number, data in enumerate(SEEDS):
-            (corpus / f"{number:03}").write_bytes(data)
-        options = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-max_len=8192", f"-artifact_prefix={folder}/"]
-        done = subprocess.run(
-            [sys.executable, "-c", GUIDED, *options, str(corpus)], cwd=TOP, stderr=subprocess.PIPE, text=True
-        )
-        lines = done.stderr.splitlines()
-        telling = [line for line in lines if "cov:" in line][-1:] + lines[-1:] if not done.returncode else lines[-30:]
-        print("guided by atheris:", *telling, sep="\n  ")
-        return done.returncode
+    return guided("bench.fuzz_ipc", "ipc", SEEDS, f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-max_len=8192")
 
 
 if __name__ == "__main__":

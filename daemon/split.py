@@ -130,9 +130,12 @@ class Splits:
         """While anybody may be in a group."""
         while self._present:
             await asyncio.sleep(LOOK_S)
-            for tree in self._groups.gather(self.programs) if self.programs else ():
-                log.info("excluded, as listed", group=tree.group.value, pid=tree.pid, uid=tree.uid, name=tree.name)
-            await self._tell()
+            try:
+                for tree in self._groups.gather(self.programs) if self.programs else ():
+                    log.info("grouped, as listed", group=tree.group.value, pid=tree.pid, uid=tree.uid, name=tree.name)
+                await self._tell()
+            except Exception:  # who looks no more would leave programs that are kept in the tunnel out of it
+                log.exception("looking for processes to group failed", again_in_s=LOOK_S)
 
     async def _tell(self) -> None:
         """What has changed since."""

@@ -28,7 +28,6 @@ pair, and links below. A bond over a Wi-Fi card is WIFI; no source will name its
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -44,6 +43,7 @@ import structlog
 
 from daemon.host import HostError
 from daemon.linux import neighbours
+from daemon.linux.link_hints import EVENT_QUEUE, hints
 from policies.facts import Address, Interface, Link, LinkKind
 from policies.firewall import PROBE_IFNAME, TUNNEL_IFNAME
 
@@ -52,11 +52,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-EVENT_QUEUE = 8 * 1024 * 1024  # bytes; 12,000 events in one burst fit
 SYSFS = "/sys/class/net"
 
-# <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/if.h>, <asm-generic/socket.h>
-SO_RCVBUFFORCE = 33
+# <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/if.h>
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -416,37 +414,9 @@ class LinuxLinks:
         )  # fmt: skip
 
     async def watch(self) -> AsyncIterator[None]:
-        """Yields at once and then whenever links, addresses or routes may have changed. Never ends.
-
-        Events are hints and their content is never read: all that wait are taken together, the first is not delayed.
-        An overrun (ENOBUFS) means lost events: a new socket takes over before the reader is told to look again.
-        """
-        loop = asyncio.get_running_loop()
-        events: socket.socket | None = None
-        delay = 0.1
-        try:
-            while True:
-                try:
-                    if events is None:
-                        events = _subscribe(self._event_queue)  # before the yield: later changes are events
-                    else:
-                        await loop.sock_recv(events, 1)  # a datagram is taken whole, its rest is dropped
-                        if not _drain(events):
-                            await asyncio.sleep(0)  # under a flood others get their turn
-                    delay = 0.1
-                except OSError as err:
-                    log.warning("rtnetlink events lost, reading everything again", error=err.strerror)
-                    if events is not None:
-                        events.close()
-                        events = None
-                    if err.errno != errno.ENOBUFS:
-                        await asyncio.sleep(delay)
-                        delay = min(2 * delay, 5.0)
-                    continue
-                yield
-        finally:
-            if events is not None:
-                events.close()
+        """Yields at once and then whenever links, addresses or routes may have changed. Never ends."""
+        async for _ in hints(GROUPS, self._event_queue):
+            yield
 
 
 # What rtnl asks of a dump: all links without their statistics; all addresses; the routes of the main table.
@@ -457,29 +427,3 @@ NO_SUCH_TABLE = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT}) 
 
 def _main_table(family: int) -> bytes:
     return _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0)
-
-
-def _subscribe(queue: int) -> socket.socket:
-    """A socket for the events of GROUPS and nothing else, its queue `queue` bytes long. Raises OSError."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    try:
-        sock.setblocking(False)
-        sock.bind((0, GROUPS))
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, queue)
-        except PermissionError:  # without CAP_NET_ADMIN up to net.core.rmem_max: overruns come earlier, no harm
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, queue)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _drain(sock: socket.socket, limit: int = 1000) -> bool:
-    """Drop waiting events; False when there were more than `limit`. Raises OSError on an overrun."""
-    for _ in range(limit):
-        try:
-            sock.recv(1)
-        except BlockingIOError:
-            return True
-    return False

@@ -81,7 +81,8 @@ class NetworkManagerDns:
     async def _read(self) -> dict[str, Any]:
         found = await self._bus.get(NETWORKMANAGER, PATH, NETWORKMANAGER)
         value = _plain(found.get(GLOBAL, {}))
-        assert isinstance(value, dict)
+        if not isinstance(value, dict):
+            raise BusError("", f"its {GLOBAL} is no dictionary")
         # Empty lists are shown by some versions, and mean nothing.
         return {key: inner for key, inner in value.items() if inner}
 

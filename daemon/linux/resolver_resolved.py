@@ -87,7 +87,7 @@ class Resolved:
                 await self._tell("SetLinkDomains", "a(sb)", ifindex, [list(each) for each in EVERYTHING])
             if not found["DefaultRoute"]:
                 await self._tell("SetLinkDefaultRoute", "b", ifindex, True)
-        except (BusError, OSError, KeyError) as err:
+        except (BusError, OSError, LookupError, TypeError, ValueError) as err:
             raise HostError(SET, _why(err)) from err
         self._confirmed = hints
 
@@ -110,7 +110,7 @@ class Resolved:
             for each in former:
                 await self._give_back(each)
             files.remove(self._record)
-        except (BusError, OSError) as err:
+        except (BusError, OSError, LookupError, TypeError, ValueError) as err:
             raise HostError(RESTORE, _why(err)) from err
 
     # --- links --------------------------------------------------------------------------------------------------------
@@ -240,6 +240,6 @@ def _family(version: int) -> int:
 def _why(err: Exception) -> str:
     if isinstance(err, OSError):
         return f"{err.filename}: {err.strerror}" if err.filename else str(err.strerror or err)
-    if isinstance(err, KeyError):
-        return f"its link has no property {err}"
+    if not isinstance(err, BusError):
+        return f"systemd-resolved answered with something else than expected: {err!r}"
     return f"systemd-resolved: {err}"

@@ -1,4 +1,4 @@
-"""Many rtnetlink requests at once: batches of changes, and whole dumps, without pyroute2.
+"""rtnetlink requests: batches of changes, questions, and whole dumps.
 
 The kernel handles a message within send() and refills a dump within recv(), so nothing here waits and nothing is async.
 5,000 routes take 30 ms; pyroute2 needs seconds.
@@ -94,6 +94,16 @@ def dump(sock: socket.socket, request: int, body: bytes) -> list[tuple[int, memo
         if not interrupted:
             break
     return found
+
+
+def ask(sock: socket.socket, request: int, body: bytes) -> tuple[int, memoryview]:
+    """(type, payload) of the one answer. Raises OSError."""
+    sock.send(_HEADER.pack(_HEADER.size + len(body), request, NLM_F_REQUEST, request, 0) + body)
+    for kind, flags, _, payload in _messages(sock):
+        if kind == NLMSG_ERROR and (refused := _refusal(kind, flags, payload)):
+            raise refused
+        return kind, payload
+    raise OSError(errno.EBADMSG, "rtnetlink answer malformed")
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from daemon.host import HostError
-from daemon.linux.netlink import NetlinkError, requests
-from daemon.linux.wireguard_device import Device, Unsupported
+from daemon.linux import link_changes
+from daemon.linux.wireguard_device import Device, create_first
 from daemon.linux.wireguard_go import WireGuardGo
 from daemon.linux.wireguard_kernel import WireGuardKernel
 from daemon.linux.wireguard_link import has_ipv6
@@ -46,7 +46,7 @@ class WireGuardProbe:
         found: dict[bytes, list[float]] = {peer.public_key: [] for peer in peers}
         asked = [_asked(peer) for peer in peers if peer.addresses and (peer.addresses[0].version == 4 or has_ipv6())]
         try:
-            device = await self._create()
+            device = await create_first(self._devices, "measure the VPN servers")
             await device.configure(replace(profile, peers=()))
             await _switch_on()
             for number in range(rounds):
@@ -69,17 +69,6 @@ class WireGuardProbe:
         await _remove_link()
         if failure is not None:
             raise failure
-
-    async def _create(self) -> Device:
-        missing = []
-        for device in self._devices:
-            try:
-                await device.create()
-            except Unsupported as err:
-                missing.append(err.why)
-            else:
-                return device
-        raise HostError("measure the VPN servers", "; ".join(missing))
 
     async def _round(self, device: Device, peers: Sequence[WireGuardPeer]) -> dict[bytes, float]:
         """One handshake with each. The device tells when each was done, so our own looks need not be often."""
@@ -114,20 +103,16 @@ async def _switch_on() -> None:
     """Without an address."""
     _without_ipv6()
     try:
-        async with requests() as ip:
-            found = await ip.link_lookup(ifname=PROBE_IFNAME)
-            if not found:
-                raise HostError("measure the VPN servers", f"{PROBE_IFNAME} is gone")
-            await ip.link("set", index=int(found[0]), state="up")
-    except (NetlinkError, OSError) as err:
-        raise HostError("measure the VPN servers", str(err)) from err
+        ifindex = link_changes.find(PROBE_IFNAME)
+        if ifindex is None:
+            raise HostError("measure the VPN servers", f"{PROBE_IFNAME} is gone")
+        link_changes.switch_on(ifindex)
+    except OSError as err:
+        raise HostError("measure the VPN servers", err.strerror or str(err)) from err
 
 
 async def _remove_link() -> None:
     try:
-        async with requests() as ip:
-            if found := await ip.link_lookup(ifname=PROBE_IFNAME):
-                with contextlib.suppress(NetlinkError):  # its process took it along in the same moment
-                    await ip.link("del", index=int(found[0]))
-    except (NetlinkError, OSError) as err:
-        raise HostError("remove the link of the measurement", str(err)) from err
+        link_changes.remove(PROBE_IFNAME)
+    except OSError as err:
+        raise HostError("remove the link of the measurement", err.strerror or str(err)) from err

@@ -65,7 +65,9 @@ class SystemBus:
 
     async def get(self, to: str, path: str, interface: str) -> dict[str, Any]:
         """All properties of one of an object's interfaces. Raises BusError."""
-        found = (await self.call(to, path, f"{PROPERTIES}.GetAll", "s", interface))[0]
+        body = await self.call(to, path, f"{PROPERTIES}.GetAll", "s", interface)
+        if not body or not isinstance(found := body[0], dict):
+            raise BusError("", f"{to} answered with something else than properties")
         return {name: value.value for name, value in found.items() if isinstance(value, Variant)}
 
     async def owned(self, name: str) -> bool:

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from daemon.host import Counters, HostError, TunnelError
-from daemon.linux.wireguard_device import Device, PeerState, Unsupported
+from daemon.linux.wireguard_device import Device, PeerState, create_first
 from daemon.linux.wireguard_echo import Echo
 from daemon.linux.wireguard_go import WireGuardGo
 from daemon.linux.wireguard_kernel import WireGuardKernel
@@ -62,7 +62,7 @@ class WireGuard:
             with _as_tunnel_error(Cause.TUNNEL_FAILED):
                 main = main_peer(profile)
                 peers = {one: _connectable(one, one is main) for one in profile.peers}
-                device = await self._create()
+                device = await create_first(self._devices, "create the tunnel link")
                 await device.configure(replace(profile, peers=tuple(peers.values())))
                 ifindex, addresses = await configure_link(profile)
         except BaseException:
@@ -71,17 +71,6 @@ class WireGuard:
             raise
         self._tunnel = _Open(device, ifindex, peers[main], main.keepalive, profile.resolvers)
         return Tunnel(TUNNEL_IFNAME, addresses, profile.resolvers)
-
-    async def _create(self) -> Device:
-        missing = []
-        for device in self._devices:
-            try:
-                await device.create()
-            except Unsupported as err:
-                missing.append(err.why)
-            else:
-                return device
-        raise HostError("create the tunnel link", "; ".join(missing))
 
     async def established(self) -> None:
         """Returns when the server has answered the first handshake. The caller sets the time limit."""

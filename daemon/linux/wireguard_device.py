@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,3 +55,16 @@ class Device(Protocol):
     async def remove(self) -> None:
         """End what `create` started and what an earlier daemon left of it. Bounded in time, idempotent."""
         ...
+
+
+async def create_first(devices: Sequence[Device], action: str) -> Device:
+    """The first that this machine has, created. Raises HostError, of `action` where it has none."""
+    missing = []
+    for device in devices:
+        try:
+            await device.create()
+        except Unsupported as err:
+            missing.append(err.why)
+        else:
+            return device
+    raise HostError(action, "; ".join(missing))

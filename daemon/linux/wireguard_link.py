@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from daemon.host import HostError
-from daemon.linux.netlink import AsyncIPRoute, Group, NetlinkError, events, requests
+from daemon.linux import link_changes
+from daemon.linux.link_hints import RTMGRP_LINK, hints
 from policies.facts import Interface
 from policies.firewall import TUNNEL_IFNAME
 
@@ -19,7 +20,6 @@ log = structlog.get_logger()
 
 MTU = 1420  # bytes: 1500 less the longest overhead, IPv6 40 + UDP 8 + WireGuard 32
 MTU_LEAST = 1280  # bytes, where the tunnel has IPv6: below it the kernel takes IPv6 off the link (RFC 8200, 5)
-IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFF_UP = 0x02, 0x200, 0x1  # linux/if_addr.h, linux/if.h
 
 
 def has_ipv6(ifname: str = "all") -> bool:
@@ -52,80 +52,39 @@ async def configure_link(profile: Shape) -> tuple[int, tuple[Interface, ...]]:
     usable = tuple(one for one in profile.addresses if one.version == 4 or has_ipv6(TUNNEL_IFNAME))
     if left_out := [str(one) for one in profile.addresses if one not in usable]:
         log.warning("IPv6 is off in this kernel: addresses of the tunnel left out", addresses=left_out)
-    async with _netlink("configure the tunnel link") as ip:
-        ifindex = await _find_link(ip)
+    with _as_host_error("configure the tunnel link"):
+        ifindex = link_changes.find(TUNNEL_IFNAME)
         if ifindex is None:
             raise HostError("configure the tunnel link", f"{TUNNEL_IFNAME} is gone")
         mtu = profile.mtu or MTU
-        await ip.link("set", index=ifindex, mtu=max(mtu, MTU_LEAST) if any(one.version == 6 for one in usable) else mtu)
-        for address in usable:
-            # NOPREFIXROUTE: the length stays as in the profile, but no route appears that is not routes.py's.
-            flags = IFA_F_NOPREFIXROUTE | (IFA_F_NODAD if address.version == 6 else 0)
-            length = address.network.prefixlen
-            await ip.addr("add", index=ifindex, address=str(address.ip), prefixlen=length, flags=flags)
-        await ip.link("set", index=ifindex, state="up")
+        link_changes.set_mtu(ifindex, max(mtu, MTU_LEAST) if any(one.version == 6 for one in usable) else mtu)
+        for address in usable:  # the length stays as in the profile, but no route appears that is not routes.py's
+            link_changes.add_address(ifindex, address)
+        link_changes.switch_on(ifindex)
     return ifindex, usable
 
 
 async def delete_link() -> None:
     """Remove the link by its name, which is ours. Idempotent."""
-    async with _netlink("remove the tunnel link") as ip:
-        ifindex = await _find_link(ip)
-        if ifindex is not None:
-            try:
-                await ip.link("del", index=ifindex)
-            except NetlinkError as err:
-                if err.code != errno.ENODEV:  # its process took it along in the same moment
-                    raise
+    with _as_host_error("remove the tunnel link"):
+        link_changes.remove(TUNNEL_IFNAME)
 
 
 async def link_gone(ifindex: int) -> str:
-    """Returns, with the reason, when the link was removed or switched off. Raises HostError.
-
-    Events are hints: the kernel is asked each time.
-    """
-    while True:
-        try:
-            async with await events(Group.LINK) as news:
-                # Subscribed first, then looked: nothing falls in between.
-                while not (reason := await _fault(ifindex)):
-                    async for _ in news.get():
-                        pass
-                return reason
-        except NetlinkError as err:
-            raise HostError("watch the tunnel link", str(err)) from err
-        except OSError as err:
-            if err.errno != errno.ENOBUFS:
-                raise HostError("watch the tunnel link", err.strerror or str(err)) from err
-            # More events than fitted: that ends the socket, so take a new one and look again.
+    """Returns, with the reason, when the link was removed or switched off. Raises HostError."""
+    async with aclosing(hints(RTMGRP_LINK)) as news:
+        async for _ in news:  # the first comes at once, and after it has subscribed: nothing falls in between
+            with _as_host_error("look at the tunnel link"):
+                up = link_changes.is_up(ifindex)
+            if not up:
+                return f"the link {TUNNEL_IFNAME} was {'removed' if up is None else 'switched off'}"
+    raise AssertionError("hints never end")
 
 
-async def _fault(ifindex: int) -> str:
-    """Why the link carries nothing, or "" when it does."""
-    async with _netlink("look at the tunnel link") as ip:
-        try:
-            flags = [message["flags"] async for message in await ip.get_links(ifindex)]
-        except NetlinkError as err:
-            if err.code != errno.ENODEV:
-                raise
-            flags = []
-    if not flags:
-        return f"the link {TUNNEL_IFNAME} was removed"
-    return "" if flags[0] & IFF_UP else f"the link {TUNNEL_IFNAME} was switched off"
-
-
-async def _find_link(ip: AsyncIPRoute) -> int | None:
-    found = await ip.link_lookup(ifname=TUNNEL_IFNAME)
-    return int(found[0]) if found else None
-
-
-@contextlib.asynccontextmanager
-async def _netlink(what: str) -> AsyncIterator[AsyncIPRoute]:
-    """A socket for requests; the kernel's refusals become HostErrors."""
+@contextlib.contextmanager
+def _as_host_error(what: str) -> Iterator[None]:
+    """The kernel's refusals become HostErrors."""
     try:
-        async with requests() as ip:
-            yield ip
-    except NetlinkError as err:
-        raise HostError(what, str(err.args[1] if len(err.args) > 1 else err)) from err
+        yield
     except OSError as err:
         raise HostError(what, err.strerror or str(err)) from err

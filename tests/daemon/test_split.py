@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from daemon.service import DaemonService
 from daemon.store import Store, StoreError
 from ipc.access import Caller, Transport
 from ipc.errors import Error, ServiceError
-from policies.split import Group
+from policies.split import Group, Program
 from policies.states import Phase
 from tests.daemon.fake_host import SPLIT_DNS, FakeHost, FakeSplitGroups
 from tests.daemon.test_loop import SETTINGS, Running, impatient, running
@@ -219,6 +219,28 @@ def test_programs_are_listed_for_good(tmp_path: Path) -> None:
         assert Store(tmp_path / "state", lambda: 1.0).programs() == frozenset()
 
     asyncio.run(check())
+
+
+def test_whoever_looks_for_programs_goes_on_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a later process of a listed program would stay where it is, and nobody would be told."""
+    real, failures = FakeSplitGroups.gather, [RuntimeError("of the test")]
+
+    def gather(self: FakeSplitGroups, programs: Iterable[Program]) -> tuple[SplitTree, ...]:
+        found = tuple(programs)
+        if self.runs and failures:
+            raise failures.pop()
+        return real(self, found)
+
+    monkeypatch.setattr(FakeSplitGroups, "gather", gather)
+
+    async def check(place: Place) -> None:
+        await place.connected()
+        await place.service.add_split_program(caller(USER), "only", PROGRAM, -1)
+        place.groups.runs[PID] = PROGRAM
+        await place.here.until(lambda loop: place.groups.find(PID) is not None)
+        assert not failures
+
+    run(tmp_path, check)
 
 
 def test_a_disk_that_refuses_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
