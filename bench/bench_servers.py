@@ -10,12 +10,10 @@ import base64
 import hashlib
 import json
 import os
-import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
-from bench.common import report, title
+from bench.common import report, resident_mib, title
 from lab.first_byte import first_byte
 from lab.subject import PROFILE, Subject
 from lab.topology import Laboratory
@@ -47,13 +45,6 @@ def servers(number: int) -> list[dict[str, object]]:
         }
         for each in range(SERVERS)
     ]
-
-
-def resident_mib(pid: int) -> float:
-    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    found = re.search(r"VmRSS:\s+(\d+) kB", text)
-    assert found
-    return int(found[1]) / 1024
 
 
 def fill(lab: Laboratory) -> int:

@@ -12,7 +12,7 @@ import socket
 import time
 from pathlib import Path
 
-from bench.common import TOP, cpu_ms, installed, report, title
+from bench.common import TOP, cpu_ms, installed, report, resident_mib, title
 from lab.processes import Process
 from lab.subject import Subject
 from lab.topology import Laboratory
@@ -20,11 +20,6 @@ from lab.topology import Laboratory
 RUNS = 15
 QUESTIONS = 100
 NOTIFY = "/run/lab/notify"
-
-
-def resident_mib(pid: int) -> float:
-    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmRSS"))
 
 
 def libraries() -> str:
@@ -109,7 +104,9 @@ def main() -> None:
         assert subject.process is not None
         assert subject.process.pid is not None
         connected = resident_mib(subject.process.pid)
+        most = resident_mib(subject.process.pid, "VmHWM")
         print(f"resident memory, connected, after {QUESTIONS} questions: {connected:.2f} MiB  (goal 48 MiB)")
+        print(f"the most since its start: {most:.2f} MiB  (goal 48 MiB)")
         tunwarden = str(Path(python).with_name("tunwarden"))
         report("`tunwarden status`, whole", [whole(lab, tunwarden, "status") for _ in range(RUNS)], "ms", "150 ms")
         report("peer: python -I -c pass", [whole(lab, python, "-I", "-c", "pass") for _ in range(RUNS)], "ms")

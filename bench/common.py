@@ -40,6 +40,12 @@ def cpu_ms(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
+def resident_mib(pid: int, field: str = "VmRSS") -> float:
+    """What the kernel counts as resident of a process; with the field VmHWM, the most that it ever was."""
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith(field))
+
+
 @contextmanager
 def installed() -> Iterator[str]:
     """The interpreter of an environment as `make install` makes it, without the packages of development."""

@@ -27,7 +27,8 @@ NEIGHBOURS = {
     "dockerd": "Docker runs. Its containers may go where this computer may: while it is protected, through the tunnel.",
     "mullvad-daemon": "Mullvad's own daemon runs. Use one of the two at a time: each would block the other's server.",
     "nordvpnd": "NordVPN's own daemon runs. Use one of the two at a time: each would block the other's server.",
-    "openvpn": "OpenVPN runs. While tunwarden protects, its packets reach no server beyond the local network.",
+    "openvpn": "OpenVPN runs. While tunwarden protects, a tunnel that is not tunwarden's own reaches its server only "
+    "where the profile in use is of the kind external and names it (docs/external.md).",
     "tailscaled": "Tailscale runs. While tunwarden protects, its traffic to the internet is blocked like any other "
     "program's that bypasses the tunnel; do not use an exit node at the same time.",
 }
@@ -106,6 +107,13 @@ def of_status(status: Status) -> Iterator[Finding]:
         yield Finding("cause", False, status.cause_text)
     for warning in status.warnings:
         yield Finding("warning", False, warning)
+    if status.mtu and status.mtu_source == "search":
+        yield Finding("mtu", True, f"Packets of {status.mtu} bytes get through the tunnel and back.")
+    elif status.mtu and status.mtu_source == "default":
+        yield Finding(
+            "mtu", None, f"Nobody in the tunnel has answered large packets: whether those of {status.mtu} bytes get "
+            "through is not known.", "if large transfers hang, set MTU = 1280 in the profile",
+        )  # fmt: skip
     if not status.kill_switch:
         yield Finding(
             "kill-switch", None, "The kill switch is off: when the tunnel drops, traffic leaves outside of it.",

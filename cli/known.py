@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     brought.add_argument("file", metavar="FILE", help="- is the standard input")
 
 
-UNSET = ("action", "profile", "server", "allow_lan", "except", "bssids", "gateways", "beacon")
+UNSET = ("action", "profile", "server", "allow_lan", "resolvers", "except", "bssids", "gateways", "beacon")
 
 
 def _rules(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +71,14 @@ def _rules(parser: argparse.ArgumentParser) -> None:
         "--allow-lan", action="store_true", default=None, help="let its local network be reached while protected"
     )
     parser.add_argument("--learn", action="store_true", default=None, help="add access points as they are met")
-    for name, what in (("except", "PATTERN"), ("bssid", "MAC"), ("gateway", "MAC")):
+    for name, what in (("resolver", "ADDRESS"), ("except", "PATTERN"), ("bssid", "MAC"), ("gateway", "MAC")):
         parser.add_argument(f"--{name}", action="append", metavar=what, help=HELP[name])
     parser.add_argument("--beacon", metavar="ADDRESS:PORT", help="only where this TLS server proves itself")
     parser.add_argument("--beacon-sha256", metavar="HEX", help="with this certificate")
 
 
 HELP = {
+    "resolver": "asked through the tunnel there, instead of the profile's; again for more",
     "except": "names that a pattern does not mean; again for more",
     "bssid": "only this access point; again for more",
     "gateway": "only behind this router; again for more",
@@ -121,6 +122,7 @@ def _keys(options: argparse.Namespace) -> dict[str, object]:
         "server": options.server,
         "allow_lan": options.allow_lan,
         "learn": options.learn,
+        "resolvers": options.resolver,
         "except": getattr(options, "except"),
         "bssids": options.bssid,
         "gateways": options.gateway,
@@ -132,7 +134,7 @@ def _keys(options: argparse.Namespace) -> dict[str, object]:
 
 def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
     keys = _keys(options)
-    more = {"server", "except", "bssids", "gateways", "beacon", "beacon_sha256"} & keys.keys()
+    more = {"server", "resolvers", "except", "bssids", "gateways", "beacon", "beacon_sha256"} & keys.keys()
     if not more and options.pattern is None:
         return client.add_known(
             options.ssid,
@@ -147,7 +149,8 @@ def _add(client: Client, options: argparse.Namespace) -> KnownNetwork:
     names = {"ssid": options.ssid, "ssid_hex": options.hex, "pattern": options.pattern}
     named = {key: value for key, value in names.items() if value is not None}
     if len(named) != 1 or options.pin:
-        why = "--server, --except, --bssid, --gateway and --beacon need one name or --pattern, and go without --pin."
+        options_alone = "--server, --resolver, --except, --bssid, --gateway and --beacon"
+        why = f"{options_alone} need one name or --pattern, and go without --pin."
         raise ServiceError(Error.INVALID_ARGUMENT, "known add", why)
     client.import_known(json.dumps(named | keys))
     wanted = (options.pattern or options.ssid or "").encode().hex() if options.hex is None else options.hex.lower()

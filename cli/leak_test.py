@@ -20,7 +20,7 @@ from cli.output import Output
 from ipc.client import Client, NotRunningError
 from ipc.interface import Status
 
-TUNNEL = "tunwarden0"
+TUNNEL = "tunwarden0"  # where the daemon names no other
 # For documentation (RFC 5737, RFC 3849): nobody is there, and with so few hops nothing gets far anyway.
 TARGET4, TARGET6 = "203.0.113.0/24", "2001:db8::/32"
 WAIT_S = 1.0  # for what leaves late: a queue, a question for a hardware address
@@ -78,7 +78,10 @@ def run(options: argparse.Namespace, out: Output) -> int:
     if not why and _protection(before) != _protection(after):
         why = f"protection changed meanwhile ({_protection(before)}, then {_protection(after)}): test again"
     cleared = _cleared(before) | _cleared(after)
-    results = [judge(each, frames, sent, cleared) for each in sent]
+    tunnel = (before and before.tunnel) or TUNNEL
+    if not why and tunnel != ((after and after.tunnel) or TUNNEL):
+        why = "the tunnel became another link meanwhile: test again"
+    results = [judge(each, frames, sent, cleared, tunnel) for each in sent]
     return _tell(out, links, results, why, _protection(after))
 
 
@@ -105,14 +108,16 @@ def _experiment(
     return sent, frames, _blind(blind) if blind else None
 
 
-def judge(sent: Sent, frames: Iterable[Frame], everything: Sequence[Sent], cleared: frozenset[str]) -> Result:
+def judge(
+    sent: Sent, frames: Iterable[Frame], everything: Sequence[Sent], cleared: frozenset[str], tunnel: str = TUNNEL
+) -> Result:
     """The verdict on one probe. `cleared`: links that may be used outside the tunnel, because somebody chose so."""
     probe = sent.probe
     mine = [frame for frame in frames if recognises(probe, frame, sent.source_port)]
     mine = [frame for frame in mine if _whose(frame, probe, everything)]
     if not all(frame.ifname for frame in mine):
         return Result(probe, Verdict.UNTESTED, "it went over a link that has vanished")  # perhaps our tunnel
-    outside = tuple(frame for frame in mine if frame.ifname != TUNNEL)
+    outside = tuple(frame for frame in mine if frame.ifname != tunnel)
     if outside:
         over = ", ".join(sorted({frame.ifname for frame in outside}))
         if all(frame.ethertype == ETH_ARP for frame in outside):

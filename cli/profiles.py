@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parts.add_parser("list", help="the stored profiles")
     looked_at = parts.add_parser("show", help="what a profile says, without its secrets")
     looked_at.add_argument("name", metavar="NAME", help="as listed")
-    brought = parts.add_parser("import", help="store a WireGuard or OpenVPN configuration")
+    brought = parts.add_parser("import", help="store a WireGuard or OpenVPN configuration, or what to guard")
     brought.add_argument(
         "name", metavar="NAME", nargs="?", help="what to call it, else as the file; replaces one of that name"
     )

@@ -7,6 +7,12 @@ import time
 from cli.output import Output, safe
 from ipc.interface import Network, Status
 
+OWN_LINK = "tunwarden0"
+MTU_SOURCES = {
+    "profile": "as the profile says",
+    "search": "which get through",
+    "default": "whether they get through is not known",
+}
 VERDICTS = {"known": "green", "unsecured": "red", "unidentified": "yellow"}
 
 
@@ -58,12 +64,17 @@ def show(status: Status, out: Output, now: float | None = None) -> None:
     if status.profile:
         server = _server(status).strip(" ()")
         _row(out, "Profile", f"{status.profile}{f', server {server}' if server else ''}")
+    if status.tunnel not in (None, OWN_LINK):
+        _row(out, "Tunnel", f"{status.tunnel}, which another program brings up")
     for number, network in enumerate(status.networks):
         _row(out, "Networks" if number == 0 else "", network_words(network), VERDICTS.get(network.verdict or ""))
         for reason in network.reasons:
             _row(out, "", f"  {reason.text}", "dim")
     if status.protected or status.rx_bytes or status.tx_bytes:
         _row(out, "Traffic", f"{size(status.rx_bytes)} in, {size(status.tx_bytes)} out")
+    if status.mtu:
+        known = MTU_SOURCES.get(status.mtu_source or "", "")
+        _row(out, "Packets", f"up to {status.mtu} bytes, {known}", "dim")
     if status.outside:
         programs = "1 program" if status.outside == 1 else f"{status.outside} programs"
         _row(out, "Beside it", f"{programs} (`tunwarden split list`)", "yellow")

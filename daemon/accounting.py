@@ -22,8 +22,9 @@ import structlog
 from daemon.host import HostError, LinkCounters
 from daemon.usage_store import Seen, UsageStore
 from policies.counting import Counts, Owner, Way, between
+from policies.external_links import whose
 from policies.facts import UPLINKS, Facts, Link, LinkKind
-from policies.firewall import FirewallPolicy
+from policies.firewall import MARK, FirewallPolicy
 from policies.states import State
 
 log = structlog.get_logger()
@@ -160,6 +161,8 @@ class Accounting:
         before = self._links.get(link.ifindex)
         # A link belongs to one profile as long as it lives: the next profile gets a new one.
         profile = before.owner.profile if before else ""
+        if link.external:
+            profile = self._of_others(link, profile, state)
         profile = profile or (state.profile.name if state.profile else "")
         below = self._links.get(carrier.ifindex) if carrier else None
         kind, network = (below.owner.kind, below.owner.network) if below else ("", "")
@@ -167,13 +170,22 @@ class Accounting:
             kind, network = before.owner.kind, before.owner.network
         return Owner(Way.TUNNEL, kind, network, profile)
 
+    def _of_others(self, link: Link, before: str, state: State) -> str:
+        """The profile of a link that somebody else brought up, also while it is not guarded: the one in use, if any."""
+        assert self._followed is not None
+        names = whose(link, self._followed[0])
+        if state.tunnel and state.tunnel.ifname == link.ifname and state.profile:
+            return state.profile.name
+        return before if before in names else next(iter(names), "")
+
     def _carrier(self, facts: Facts, state: State) -> Link | None:
         """The uplink by which the tunnel's packets go."""
         uplinks = facts.uplinks
         if len(uplinks) < 2 or not state.servers:
             return uplinks[0] if len(uplinks) == 1 else None
+        engine = state.profile.external if state.profile else None
         try:
-            ifindex = self._counters.way_to(state.servers[0].address)
+            ifindex = self._counters.way_to(state.servers[0].address, (engine and engine.fwmark) or MARK)
         except HostError:
             return None
         return next((link for link in uplinks if link.ifindex == ifindex), None)
@@ -201,7 +213,7 @@ class Accounting:
             entry = _Counted(birth, left.owner, left.counts, link.carrier_changes)
         else:
             # What went over an uplink before anybody counted is nobody's; a new link counts from its beginning.
-            old = self._left is not None and owner.way is not Way.TUNNEL
+            old = self._left is not None and (owner.way is not Way.TUNNEL or link.external)
             entry = _Counted(birth, owner, now if old else NOTHING)
             entry.association = link.carrier_changes
         self._links[link.ifindex] = entry

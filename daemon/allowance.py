@@ -180,7 +180,7 @@ class Allowances:
 
     async def _disconnect(self) -> Event:
         loop = self._loop
-        manual = Manual(Target.UNPROTECTED, loop.decision.network)
+        manual = Manual(Target.UNPROTECTED, loop.decision.here)
         loop.keep(replace(loop.intent, target=Target.UNPROTECTED, manual=manual))
         log.warning("disconnected: the allowance is used up")
         return Changed()

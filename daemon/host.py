@@ -8,8 +8,9 @@ from typing import Protocol
 
 from policies.counting import Counts
 from policies.facts import Address, Endpoint, Internet, Link, Tunnel, WifiNetwork
-from policies.firewall import FirewallPolicy
+from policies.firewall import MARK, FirewallPolicy
 from policies.hostile import Finding
+from policies.mtu import Result
 from policies.portals import Probe
 from policies.profiles import Profile, WireGuardPeer, WireGuardProfile
 from policies.resolvers import Manager
@@ -189,6 +190,7 @@ class Sleep(Protocol):
 
 class LeakCheck(Protocol):
     excluded: tuple[Network, ...]  # networks that may be reached beside the tunnel: no probe goes there
+    tunnel: str  # the tunnel's link: what leaves by it is no leak
 
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         """Send harmless probes that must not leave over these links, and watch them (K7).
@@ -369,6 +371,27 @@ class ServerProbe(Protocol):
         ...
 
 
+class PathMtu(Protocol):
+    def read(self, ifname: str) -> int | None:
+        """The MTU of a link in bytes; None: there is none."""
+        ...
+
+    def set(self, ifname: str, mtu: int) -> None:
+        """Raises HostError."""
+        ...
+
+    def stalls(self) -> int:
+        """How often TCP connections of this machine have waited in vain for an answer, so far."""
+        ...
+
+    async def search(self, ifname: str, resolvers: Sequence[Address], tried: tuple[int, ...]) -> Result:
+        """How large a packet passes through that tunnel and back, of these sizes (`policies.mtu.sizes`).
+
+        Asks the tunnel's resolvers, and nobody else. Bounded in time and packets. Raises HostError.
+        """
+        ...
+
+
 class LinkCounters(Protocol):
     bits: int  # of each counter: 64, or 32 where they wrap
 
@@ -392,8 +415,8 @@ class LinkCounters(Protocol):
         """By ifindex, the last that links had counted which have gone since it was asked. Raises HostError."""
         ...
 
-    def way_to(self, address: Address) -> int | None:
-        """The ifindex by which packets with MARK go there now; None: there is no way. Raises HostError."""
+    def way_to(self, address: Address, mark: int = MARK) -> int | None:
+        """The ifindex by which packets with that mark go there now; None: there is no way. Raises HostError."""
         ...
 
     def close(self) -> None: ...
@@ -403,6 +426,7 @@ class LinkCounters(Protocol):
 class Host:
     lookouts: tuple[Lookout, ...] = field(default=(), kw_only=True)
     link_counters: LinkCounters = field(kw_only=True)
+    path_mtu: PathMtu = field(kw_only=True)
     server_probe: ServerProbe = field(kw_only=True)
     links: Links
     wifi: Wifi

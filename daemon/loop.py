@@ -40,6 +40,7 @@ from daemon.inbox import (
 )
 from daemon.login import Logins
 from daemon.machine import START, step
+from daemon.mtu import PathMtus
 from daemon.portals import PortalExplorer
 from daemon.prometheus import Exporter
 from daemon.prompts import Prompts
@@ -52,7 +53,7 @@ from policies.classify import learned
 from policies.counting import Way
 from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
 from policies.facts import Facts, LinkKind, Tunnel, WifiSource
-from policies.firewall import at_boot, excluded, firewall, with_resolvers
+from policies.firewall import TUNNEL_IFNAME, at_boot, excluded, firewall, with_resolvers
 from policies.profiles import Profile
 from policies.profiles import facts as profile_facts
 from policies.settings import KnownNetwork, Settings
@@ -116,11 +117,12 @@ class Loop:
         if store.trouble:
             self.warn("trouble", store.trouble)
         self.servers = Servers(store, host.server_probe, self.command, self._find, self._warn_or_not)
+        self.mtus = PathMtus(host.path_mtu, self.command, self._warn_or_not)
+        self._inbox: asyncio.Queue[Inboxed] = asyncio.Queue()
         self.load_profiles()
         self.load_known()
         self.decision: Decision = decide(self.facts, self._settings_in_force(), self.intent)
         self._on_change = on_change
-        self._inbox: asyncio.Queue[Inboxed] = asyncio.Queue()
         self._attempts = Attempts(host.tunnel, self.post, lambda text: self.warn("tunnel", text))
         self.prompts = Prompts(lambda: self.post(AgentsHint()), self._expire)
         self._checks = Checks(host.leak_check, host.obstacles, self.post)
@@ -332,12 +334,14 @@ class Loop:
             log.debug("handled", what=event, facts=self.facts, intent=self.intent, decision=decision, state=self.state)
         if self.state != before:
             log.info("state", phase=self.state.phase, cause=self.state.cause, after=type(event).__name__)
-        await self._act((*actions, *self._repairs()), recovering=isinstance(event, Failed))
+        await self._act(actions, recovering=isinstance(event, Failed))
+        await self._act(self._repairs(), recovering=isinstance(event, Failed))  # of what was not set this moment
         self._look_behind(before, event)
         self._learn()
         if self._reading.moved and self.state.phase is Phase.CONNECTED and decision.routable:
             self._reading.moved = False
             self.host.tunnel.moved()
+        self.mtus.follow(self.facts, self.decision, self.state, self.profiles)
         self._on_change()
         self.prompts.follow(self.decision, self.facts, self.enforcer.enforced, self.settings, self.known)
         for explorer in self._explorers:
@@ -368,6 +372,7 @@ class Loop:
                 self.alarms.pop("leak", None)
                 self.warnings.pop("leak check", None)
         else:
+            self.host.leak_check.tunnel = self.state.tunnel.ifname if self.state.tunnel else TUNNEL_IFNAME
             if uplinks - self._looked_at:  # a new tunnel, or a new link beside it
                 self._checks.leaks(sorted(uplinks))
             self._looked_at = uplinks
@@ -445,8 +450,12 @@ class Loop:
             case CloseTunnel(attempt):
                 self._attempts.close(attempt)
             case SetResolvers(tunnel):
-                self._resolvers_set, self._resolvers_for = True, None
                 wanted = with_resolvers(tunnel, self.decision)
+                if wanted.open_names:  # whoever brought the tunnel up has said who is asked
+                    await self._restore_resolvers()
+                    self._resolvers_for = wanted
+                    return
+                self._resolvers_set, self._resolvers_for = True, None
                 await self.host.resolver.set(wanted)
                 self._resolvers_for = wanted
                 self.warnings.pop("tunnel", None)
@@ -463,7 +472,8 @@ class Loop:
         tunnel = self.state.tunnel
         if tunnel is None:
             return ()
-        set_so = self._resolvers_for == with_resolvers(tunnel, self.decision) and self.host.resolver.intact()
+        wanted = with_resolvers(tunnel, self.decision)
+        set_so = self._resolvers_for == wanted and (wanted.open_names or self.host.resolver.intact())
         return () if set_so else (SetResolvers(tunnel),)
 
     async def _restore_resolvers(self) -> None:
@@ -512,11 +522,14 @@ class Loop:
         else:
             self._silence.look(asyncio.get_running_loop().time(), self.accounting.moved[Way.TUNNEL])
             wait = min(wait, self._silence.wait)
+            if self.mtus.look(asyncio.get_running_loop().time()):
+                self.post(Changed())
         if self._silence.lasts is not ("silence" in self.warnings):
             self.warnings.pop("silence", None)
             if self._silence.lasts:
                 self.warn("silence", "Connected, but nothing comes back: what goes into the tunnel is not answered.")
                 log.warning("nothing comes back")
+                self.mtus.again()  # perhaps it is only what is large
             self.post(Changed())
         return wait
 
@@ -618,7 +631,7 @@ class Loop:
 
     def load_profiles(self) -> None:
         """Read the profiles anew. Post Changed afterwards."""
-        self.profiles = self.store.profiles()
+        before, self.profiles = self.profiles, self.store.profiles()
         listed = self.store.listed()
         self.facts = replace(
             self.facts,
@@ -628,6 +641,8 @@ class Loop:
         self.warnings.pop("profiles", None)
         if self.store.warnings:
             self.warn("profiles", " ".join(self.store.warnings))
+        if any(profile.kind == "external" for profile in (*before.values(), *self.profiles.values())):
+            self.post(LinksHint())  # which links are tunnels is read anew
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -642,6 +657,7 @@ class Loop:
         for explorer in self._explorers:
             await explorer.abandon()
         await self._attempts.abandon()
+        await self.mtus.abandon()
         await self.accounting.end()
         await self._exporter.end()
         policy = self.enforcer.enforced

@@ -80,7 +80,8 @@ def step(state: State, event: Event, decision: Decision) -> Step:
             connected = replace(state, phase=Phase.CONNECTED, cause=None, failures=0, tunnel=tunnel)
             return _then(connected, (SetResolvers(tunnel),), decision)
         case TunnelDown(attempt, cause):
-            if attempt != state.attempt or state.phase not in LIVE:
+            external = state.profile is not None and state.profile.external is not None  # facts tell whether it is up
+            if attempt != state.attempt or state.phase not in LIVE or external:
                 return _settle(state, decision)
             return _lost(state, cause, decision)
         case TunnelClosed(attempt):
@@ -110,6 +111,9 @@ def goal(decision: Decision) -> _Goal:
         return _Goal(Phase.BLOCKED, Cause.NO_PROFILE)
     if decision.profile.listed and not decision.profile.endpoints:
         return _Goal(Phase.BLOCKED, Cause.NO_SERVER)
+    if decision.profile.external is not None and not decision.portal:  # its way to the server is not ours to judge
+        tunnel = decision.external is not None
+        return _Goal(Phase.CONNECTED, tunnel=True) if tunnel else _Goal(Phase.BLOCKED, Cause.EXTERNAL_AWAY)
     if not decision.routable:
         return _Goal(Phase.BLOCKED, Cause.NO_ROUTE)
     if decision.portal:
@@ -125,6 +129,12 @@ def _settle(state: State, decision: Decision, fresh: bool = False) -> Step:
     if state.phase is Phase.DISCONNECTING:
         return state, (Enforce(),)  # the tunnel is being taken down; TunnelClosed comes back here
     if state.phase in LIVE:
+        external = state.profile is not None and state.profile.external is not None
+        if external and decision.external is None and state.profile == decision.profile:
+            rested, actions = _rest(state, wanted)  # it went away, and nothing is left that could be kept
+            return rested, (*actions, CloseTunnel(state.attempt))
+        if wanted.tunnel and decision.external is not None:
+            return _guard(state, decision)
         if wanted.tunnel:
             if fresh or state.profile != decision.profile:
                 return _attempt(state, decision, Phase.RECONNECTING)
@@ -141,6 +151,8 @@ def _settle(state: State, decision: Decision, fresh: bool = False) -> Step:
         same = state.network == decision.network and state.profile == decision.profile
         if waiting and same and not fresh and state.offline <= decision.offline:
             return replace(state, offline=decision.offline), (Enforce(),)
+        if decision.external is not None:
+            return _guard(state, decision)
         return _attempt(state, decision, Phase.RECONNECTING if waiting else Phase.CONNECTING)
     return _rest(state, wanted)
 
@@ -168,6 +180,27 @@ def _attempt(state: State, decision: Decision, phase: Phase) -> Step:
         turn=_turn(state, decision),
     )
     return attempted, (Enforce(), OpenTunnel(number, decision.profile.name, attempted.servers))
+
+
+def _guard(state: State, decision: Decision) -> Step:
+    """Somebody else's tunnel is there: nothing is opened, and one of ours is closed."""
+    tunnel, profile = decision.external, decision.profile
+    assert tunnel is not None and profile is not None
+    same = state.phase is Phase.CONNECTED and state.profile == profile
+    if same and state.tunnel == tunnel:
+        return replace(state, failures=0), (Enforce(),)
+    number = state.attempt if same else state.attempt + 1
+    guarded = State(
+        Phase.CONNECTED,
+        profile=profile,
+        attempt=number,
+        failures=state.failures,
+        tunnel=tunnel,
+        network=decision.network,
+    )
+    ours = not same and (state.phase in LIVE or state.cause is Cause.STARTING)
+    closing: tuple[Action, ...] = (CloseTunnel(number),) if ours else ()
+    return guarded, (SetResolvers(tunnel), Enforce(), *closing)
 
 
 def _turn(state: State, decision: Decision) -> int:

@@ -13,6 +13,7 @@ import structlog
 
 from daemon.host import Host, HostError
 from daemon.inbox import Inboxed, LinksHint, Overdue, WifiHint
+from policies.external_links import marked
 from policies.facts import Facts, Link, LinkKind, WifiNetwork
 
 log = structlog.get_logger()
@@ -38,7 +39,7 @@ class Reading:
         self.moved = False  # the ways out have changed, and the tunnel was not told yet
 
     async def links(self, facts: Facts) -> Facts:
-        links = await self._links()
+        links = marked(await self._links(), facts.profiles.values())
         before = {link.ifname: link for link in facts.links}
         same = {link.ifname for link in links if link.is_uplink and same_association(before.get(link.ifname), link)}
         for link in links:

@@ -117,7 +117,7 @@ class ServerService:
             )
         kept = {**dict(loop.intent.servers), name: text}
         loop.decide_anew()
-        manual = Manual(Target.PROTECTED, loop.decision.network)
+        manual = Manual(Target.PROTECTED, loop.decision.here)
         chosen = tuple(sorted((profile, kept[profile]) for profile in kept if kept[profile]))
         loop.keep(replace(loop.intent, target=Target.PROTECTED, manual=manual, profile=name, servers=chosen))
         loop.facts = replace(loop.facts, picked=None)  # chosen anew, also where the choice is the same

@@ -106,6 +106,8 @@ class DaemonService:
             version=self._version,
             outside=loop.splits.outside,
             detail=loop.detail,
+            mtu=loop.mtus.mtu,
+            mtu_source=loop.mtus.source.value,
         )
 
     async def get_status(self, caller: Caller) -> interface.Status:
@@ -118,11 +120,18 @@ class DaemonService:
         if state is self._loop.state and now - when < COUNTED_S:
             return counters
         try:
-            counters = await self._loop.host.tunnel.counters()
+            counters = self._counted_by_link() or await self._loop.host.tunnel.counters()
         except HostError:  # it is going away at this moment
             counters = None
         self._counted = (self._loop.state, now, counters)
         return counters
+
+    def _counted_by_link(self) -> Counters | None:
+        """Of a tunnel that somebody else brought up, since then. Raises HostError."""
+        loop, tunnel = self._loop, self._loop.state.tunnel
+        link = loop.facts.link(tunnel.ifname) if tunnel else None
+        counts = loop.host.link_counters.read(link.ifindex) if link and link.external else None
+        return Counters(counts.rx_bytes, counts.tx_bytes, None) if counts else None
 
     def watch(self, caller: Caller) -> AsyncGenerator[interface.Status, None]:
         return self.feed.watch()
@@ -166,7 +175,7 @@ class DaemonService:
         """A user's own choice holds until the network changes, and settles what a damaged store left open."""
         loop = self._loop
         loop.decide_anew()
-        manual = Manual(target, loop.decision.network)
+        manual = Manual(target, loop.decision.here)
         loop.keep(replace(loop.intent, target=target, manual=manual, profile=profile))
 
     async def reconnect(self, caller: Caller) -> None:

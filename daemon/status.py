@@ -77,6 +77,8 @@ def status(
     version: str,
     detail: str | None = None,
     outside: int = 0,
+    mtu: int | None = None,
+    mtu_source: str | None = None,
 ) -> Status:
     """The whole status but for the byte counts, which are read when asked for.
 
@@ -106,4 +108,7 @@ def status(
         version=version,
         detail=detail,
         outside=outside,
+        tunnel=state.tunnel.ifname if state.tunnel else None,
+        mtu=mtu,
+        mtu_source=mtu_source if mtu is not None else None,
     )

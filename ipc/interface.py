@@ -397,6 +397,13 @@ class Status:
     ] = None
     server_name: Annotated[str | None, "The name of that server in the profile's list; null: it has no list."] = None
     outside: Annotated[int, "How many programs never use the tunnel now: each with all that it has started."] = 0
+    tunnel: Annotated[str | None, "The link of the tunnel that is up; null: none is."] = None
+    mtu: Annotated[int | None, "The largest packet that the tunnel takes, in bytes; null: there is no tunnel."] = None
+    mtu_source: Annotated[
+        str | None,
+        "Where that comes from: `profile`, `search` (the largest that was answered) or `default` (nothing was found "
+        "yet, or nobody answered); null: there is no tunnel.",
+    ] = None
 
 
 class Property(NamedTuple):

@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from daemon import __main__ as daemon
-from daemon.linux import libnftables, netlink, rtnetlink, wireguard_go, wireguard_kernel
+from daemon.linux import libnftables, link_changes, rtnetlink, wireguard_go, wireguard_kernel
 
 READS = ("SELECT", *(f"PRAGMA {name}" for name in (
     "quick_check", "user_version", "locking_mode", "cache_size", "synchronous",
 )))  # fmt: skip
-REQUESTS = ("add", "del", "set", "replace")
 # What another program could see of a file. The steps in between are tests/daemon/power_cut.py's.
 FILE_CHANGES = ("write", "pwrite", "rename", "replace", "unlink", "symlink", "mkdir")
 
@@ -98,11 +97,10 @@ def arm(injector: Injector) -> None:
     """Replace everything the daemon changes its machine with by something that counts."""
     for nft in (libnftables.LibNft, libnftables.NftProgram):
         injector.wrap(nft, "run", "nft", lambda _, text, check=False: not check and not text.startswith("list"))
-    injector.wrap(
-        rtnetlink, "change", "routing"
-    )  # the kernel handles a batch within one system call: all of it or none
-    for request in ("link", "addr", "rule", "route"):
-        injector.wrap(netlink.AsyncIPRoute, request, request, lambda _, command, *__, **___: command in REQUESTS)
+    # The kernel handles a batch within one system call: all of it or none. Links and WireGuard have names of their own.
+    injector.wrap(rtnetlink, "change", "routing")
+    injector.wrap(link_changes, "_change", "link", lambda kind, *_: kind != link_changes.RTM_NEWADDR)
+    injector.wrap(link_changes, "_change", "addr", lambda kind, *_: kind == link_changes.RTM_NEWADDR)
     for device in (wireguard_go.WireGuardGo, wireguard_kernel.WireGuardKernel):
         for change in ("configure", "set_keepalive", "renew"):
             injector.wrap(device, change, f"wireguard {change}")

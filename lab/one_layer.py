@@ -45,6 +45,7 @@ class NoCheck:
     """Implements `daemon.host.LeakCheck`, and sends nothing."""
 
     excluded: tuple[Network, ...] = ()
+    tunnel: str = ""
 
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         return ()

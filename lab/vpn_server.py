@@ -82,8 +82,9 @@ class VpnServer:
         )  # fmt: skip
         v4, v6 = self.site.inside_server
         self._resolver = dnsmasq(
-            self.host, f"listen-address={v4},{v6}", *names(self._plan, v4, v6), f"server={self._plan.internet4}"
-        )
+            self.host, f"listen-address={v4},{v6}", *names(self._plan, v4, v6), f"server={self._plan.internet4}",
+            "edns-packet-max=4096",  # it takes large questions; by itself, dnsmasq takes 1232 bytes
+        )  # fmt: skip
 
     def _wait_for_link(self, timeout: float = 5.0) -> None:
         assert self._engine is not None

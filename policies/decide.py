@@ -13,7 +13,20 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import assert_never
 
 from policies.classify import Classification, Verdict, classify, reasons
-from policies.facts import Address, Endpoint, Evidence, Facts, Link, LinkKind, Picked, ProfileFacts, Reach, WifiNetwork
+from policies.external_links import tunnel as external_tunnel
+from policies.facts import (
+    Address,
+    Endpoint,
+    Evidence,
+    Facts,
+    Link,
+    LinkKind,
+    Picked,
+    ProfileFacts,
+    Reach,
+    Tunnel,
+    WifiNetwork,
+)
 from policies.settings import Settings, WifiAction
 from policies.states import Cause, Target
 
@@ -25,7 +38,7 @@ class Manual:
     """A user's own choice. It holds until the network changes."""
 
     choice: Target
-    network: str  # `Decision.network` when it was made, or ANYWHERE
+    network: str  # `Decision.here` when it was made, or ANYWHERE
 
 
 class Rule(StrEnum):
@@ -86,6 +99,7 @@ class Decision:
     target: Target
     judgements: tuple[Judgement, ...]
     network: str  # names the networks we are on: another string is another network
+    here: str  # the same for a choice of now: a network that has no name yet, by its association
     manual: Manual | None  # the user's choice, until another network is known to be another
     answers: tuple[Answer, ...]  # the prompts that are settled
     asking: frozenset[str]  # uplinks about which people are being asked
@@ -117,6 +131,8 @@ class Decision:
     choice: str | None = None  # among the servers of the profile's list; None: it has no list
     probed: tuple[Endpoint, ...] = ()  # servers that marked handshakes may ask now how fast they answer
     choosing: bool = False  # which server is to be used is not known before that
+    external: Tunnel | None = None  # the tunnel that somebody else brings up, where the profile says so, and it is up
+    carriers: frozenset[str] = frozenset()  # the uplinks: by these such a tunnel's own packets go
 
     @property
     def online(self) -> bool:
@@ -139,10 +155,11 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
     judged = tuple(_judge(link, facts, settings) for link in facts.uplinks)
     network = " ".join(sorted(each.network for each in judged))
     pending = frozenset(each.ifname for each in judged if each.action is None)
-    manual = intent.manual
+    here = " ".join(sorted(_here(each, facts) for each in judged))
+    manual = _named(intent.manual, judged, facts)
     if manual and network and not pending and manual.network not in (network, ANYWHERE):
         manual = None  # another network. While there is none, or it is not identified, it may be the same one again
-    chosen = manual.choice if manual and manual.network in (network, ANYWHERE) else None
+    chosen = manual.choice if manual and manual.network in (network, here, ANYWHERE) else None
     profile, named = _profile(judged, facts, settings, intent)
     choice = _choice(judged, profile, settings, intent)
     picked = facts.picked if profile and (profile.name, choice) == _key(facts.picked) else None
@@ -164,6 +181,7 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         target=chosen or _target(judgements, intent.target, set_up),
         judgements=judgements,
         network=network,
+        here=here,
         manual=manual,
         # Before there is a profile, or while everything is closed, nothing is settled: it may be asked later.
         answers=_kept(answers, judgements, intent) if askable else intent.answers,
@@ -196,12 +214,34 @@ def decide(facts: Facts, settings: Settings, intent: Intent) -> Decision:
         choice=choice,
         probed=picked.probing if picked and picked.unmeasured else (),
         choosing=picked is not None and picked.unmeasured,
+        external=external_tunnel(facts, profile),
+        carriers=frozenset(each.ifname for each in judged) if profile and profile.external else frozenset(),
     )
 
 
 def intent_after(intent: Intent, decision: Decision) -> Intent:
     """The intent that a decision leads to."""
     return replace(intent, target=decision.target, manual=decision.manual, answers=decision.answers)
+
+
+def _here(judgement: Judgement, facts: Facts) -> str:
+    """A network whose name nobody has told yet is this association."""
+    link = facts.link(judgement.ifname)
+    nameless = judgement.kind is LinkKind.WIFI and judgement.action is None and judgement.ifname not in facts.wifi
+    return f"{judgement.network}/#{link.carrier_changes}" if link and nameless else judgement.network
+
+
+def _named(manual: Manual | None, judged: tuple[Judgement, ...], facts: Facts) -> Manual | None:
+    """A choice that was made before a network had a name is about that network, if it is still joined."""
+    if manual is None or "/#" not in manual.network:
+        return manual
+    links = {each.ifname: each for each in facts.uplinks}
+    names = {
+        f"{each.ifname}/#{links[each.ifname].carrier_changes}": _here(each, facts)
+        for each in judged
+        if each.kind is LinkKind.WIFI
+    }
+    return replace(manual, network=" ".join(sorted(names.get(part, part) for part in manual.network.split(" "))))
 
 
 _LAXITY = (WifiAction.AUTO_CONNECT, WifiAction.PROMPT, WifiAction.IGNORE, WifiAction.DISCONNECT)
@@ -337,7 +377,8 @@ def _target(judgements: tuple[Judgement, ...], before: Target, set_up: bool) -> 
 
 def _usable(facts: Facts, held: frozenset[str]) -> frozenset[str]:
     uplinks = {link.ifname for link in facts.uplinks} - held
-    return frozenset(uplinks | {link.ifname for link in facts.links if link.kind is LinkKind.VIRTUAL and link.up})
+    others = {link.ifname for link in facts.links if (link.kind is LinkKind.VIRTUAL or link.external) and link.up}
+    return frozenset(uplinks | others)
 
 
 def _profile(

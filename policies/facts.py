@@ -36,6 +36,8 @@ class Link:
     mac: bytes = b""
     addresses: tuple[Interface, ...] = ()
     gateways: tuple[Address, ...] = ()  # of default routes over this link in the main table
+    tunnel: str = ""  # which kind of tunnel the kernel says it is (`external.KINDS`); ours, and all else: ""
+    external: bool = False  # a profile names it as the tunnel that somebody else brings up
 
     @property
     def association(self) -> tuple[int, int]:
@@ -158,6 +160,17 @@ class Tunnel:
     ifname: str
     addresses: tuple[Interface, ...]
     resolvers: tuple[Address, ...] = ()
+    open_names: bool = False  # somebody else says who is asked for names: anybody may be, through the tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A tunnel that somebody else brings up: how its link is known, and whose packets may reach its server."""
+
+    link: str  # its name; "": any
+    kind: str  # as in `Link.tunnel`; "": any
+    fwmark: int | None  # exactly one of the two: the mark that the other program sets,
+    uid: int | None  # or the user that its sockets belong to
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,7 @@ class ProfileFacts:
     one_at_a_time: bool = False  # the endpoints are servers of which one is tried, then the next
     listed: bool = False  # its servers are those of a list, of which the endpoints are the chosen ones
     names: tuple[str, ...] = ()  # of the list's servers, by endpoint
+    external: External | None = None  # somebody else brings the tunnel up; None: we do
 
     def servers(self, turn: int) -> tuple[Endpoint, ...]:
         """Whom the attempt of this turn talks to."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import assert_never
+from typing import TypedDict, assert_never
 
 from policies.decide import Decision
-from policies.facts import Address, Endpoint, Tunnel
+from policies.facts import Address, Endpoint, External, ProfileFacts, Tunnel
 from policies.split import apart
 from policies.states import Cause, Phase, State, Target
 
@@ -48,6 +48,8 @@ class FirewallPolicy:
     phase: Phase
     cleared: frozenset[str] = frozenset()  # link names traffic may use freely, DNS included
     servers: tuple[Endpoint, ...] = ()  # out only with MARK, in only established
+    engine: External | None = None  # the servers are those of somebody else's tunnel: its packets reach them, no others
+    carriers: frozenset[str] = frozenset()  # links by which such packets go
     tunnel: Tunnel | None = None  # out freely, in only established; DNS only to tunnel.resolvers
     guarded: tuple[Address, ...] = ()  # our tunnel's addresses: packets to them on any other link are dropped
     lan: frozenset[str] = frozenset()  # links over which the constant LAN networks may be reached, DNS excepted
@@ -150,6 +152,7 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
             return FirewallPolicy(
                 Phase.CONNECTED,
                 servers=state.servers,
+                **_hole(state.profile, decision),
                 tunnel=with_resolvers(state.tunnel, decision) if state.tunnel else None,
                 metered=decision.metered,
                 guarded=_guarded(state, guarded),
@@ -159,10 +162,14 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
                 capture=True,
             )
         case Phase.BLOCKED | Phase.DISCONNECTING:
+            # Whoever brings the tunnel up has to reach its server before there is one.
+            away = decision.profile if state.cause is Cause.EXTERNAL_AWAY and not decision.closed else None
+            probed = decision.probed if state.cause is Cause.CHOOSING_SERVER else ()
             return FirewallPolicy(
                 state.phase,
                 cleared=_unswitched(state, decision),
-                servers=decision.probed if state.cause is Cause.CHOOSING_SERVER else (),
+                servers=away.endpoints if away else probed,
+                **_hole(away, decision),
                 guarded=guarded,
                 lan=frozenset() if decision.closed else decision.lan,
                 lan_subnets=decision.lan_subnets,
@@ -174,9 +181,19 @@ def _in_phase(state: State, decision: Decision) -> FirewallPolicy:
             assert_never(state.phase)
 
 
+class _Hole(TypedDict, total=False):
+    engine: External
+    carriers: frozenset[str]
+
+
+def _hole(profile: ProfileFacts | None, decision: Decision) -> _Hole:
+    """Who may reach the servers, where the tunnel is somebody else's."""
+    return {"engine": profile.external, "carriers": decision.carriers} if profile and profile.external else {}
+
+
 def with_resolvers(tunnel: Tunnel, decision: Decision) -> Tunnel:
     """The tunnel with the user's own resolvers, where there are any: they are asked through it, like its own."""
-    return replace(tunnel, resolvers=decision.resolvers) if decision.resolvers else tunnel
+    return replace(tunnel, resolvers=decision.resolvers, open_names=False) if decision.resolvers else tunnel
 
 
 def _guarded(state: State, configured: tuple[Address, ...]) -> tuple[Address, ...]:

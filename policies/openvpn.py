@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from policies.facts import Address, Endpoint, ProfileFacts
 from policies.profiles import check_name, is_host, is_within, plain_address
@@ -89,7 +89,7 @@ class Remote:
 class OpenVPNProfile:
     """A tunnel with its keys. Raises ProfileError where a field could not stand in a configuration."""
 
-    kind: ClassVar[str] = "openvpn"
+    kind: ClassVar[Literal["openvpn"]] = "openvpn"
     name: str
     remotes: tuple[Remote, ...]
     ca: tuple[bytes, ...] = ()  # DER

@@ -21,12 +21,13 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeAlias
 
 from policies.facts import Address, Endpoint, Interface, ProfileFacts
 from policies.wireguard_conf import IGNORED, Notice, ProfileError, Section, Value, read
 
-if TYPE_CHECKING:  # what is OpenVPN's is loaded where there is such a profile: it takes memory
+if TYPE_CHECKING:  # what belongs to the other kinds is loaded where there is such a profile: it takes memory
+    from policies.external import ExternalProfile
     from policies.openvpn import OpenVPNProfile
 
 __all__ = [
@@ -102,7 +103,7 @@ class WireGuardPeer:
 class WireGuardProfile:
     """A tunnel with its keys. Raises ProfileError where a field could not stand in a configuration."""
 
-    kind: ClassVar[str] = "wireguard"
+    kind: ClassVar[Literal["wireguard"]] = "wireguard"
     name: str
     private_key: bytes = field(repr=False)  # 32 bytes
     addresses: tuple[Interface, ...]
@@ -120,13 +121,17 @@ class WireGuardProfile:
             raise ProfileError(0, "MTU", "is out of range", "write 576 to 65535, or leave it out")
 
 
-Profile: TypeAlias = "WireGuardProfile | OpenVPNProfile"
+Profile: TypeAlias = "WireGuardProfile | OpenVPNProfile | ExternalProfile"
 
 
 def parse(name: str, text: str) -> tuple[Profile, tuple[Notice, ...]]:
     """The profile in `text`, whichever kind it is, and what was ignored or is worth knowing. Raises ProfileError."""
+    from policies.external import looks_like_external
+    from policies.external import parse as parse_external
     from policies.openvpn_conf import looks_like_openvpn
 
+    if looks_like_external(text):
+        return parse_external(name, text)
     if not looks_like_openvpn(text):
         return parse_wireguard(name, text)
     from policies.openvpn_reader import parse as parse_openvpn
@@ -429,7 +434,11 @@ def _list(items: Iterable[object]) -> str:
 
 def to_json(profile: Profile) -> str:
     """The profile as the store keeps it, keys included, on one line."""
-    if not isinstance(profile, WireGuardProfile):
+    if profile.kind == "external":
+        from policies.external import to_data as external_data
+
+        return json.dumps(external_data(profile))
+    if profile.kind == "openvpn":
         from policies.openvpn import to_data
 
         return json.dumps(to_data(profile))
@@ -478,6 +487,10 @@ def _from_data(data: Any) -> Profile:
         from policies.openvpn import from_data
 
         return from_data(data)
+    if data["kind"] == "external":
+        from policies.external import from_data as external_from_data
+
+        return external_from_data(data)
     return WireGuardProfile(
         name=data["name"],
         private_key=base64.b64decode(data["private_key"], validate=True),
@@ -502,7 +515,11 @@ def _from_data(data: Any) -> Profile:
 
 def facts(profile: Profile) -> ProfileFacts:
     """What decisions may know of the profile: never its keys."""
-    if not isinstance(profile, WireGuardProfile):
+    if profile.kind == "external":
+        from policies.external import facts as external_facts
+
+        return external_facts(profile)
+    if profile.kind == "openvpn":
         from policies.openvpn import facts as openvpn_facts
 
         return openvpn_facts(profile)
@@ -512,7 +529,7 @@ def facts(profile: Profile) -> ProfileFacts:
 
 def only(profile: Profile, servers: tuple[Endpoint, ...]) -> Profile:
     """The profile for one attempt: where servers are tried one at a time, that one."""
-    if isinstance(profile, WireGuardProfile) or len(servers) != 1:
+    if profile.kind != "openvpn" or len(servers) != 1:
         return profile
     from policies.openvpn import only as openvpn_only
 
@@ -521,8 +538,10 @@ def only(profile: Profile, servers: tuple[Endpoint, ...]) -> Profile:
 
 def with_login(profile: Profile, user: str, password: str) -> Profile:
     """The profile with what its server asks for. Raises ProfileError."""
-    if isinstance(profile, WireGuardProfile):
+    if profile.kind == "wireguard":
         raise ProfileError(0, profile.name, "is a WireGuard profile, which has keys only", "leave it so")
+    if profile.kind == "external":
+        raise ProfileError(0, profile.name, "is somebody else's tunnel", "let in whoever brings it up")
     from policies.openvpn import with_login as openvpn_with_login
 
     return openvpn_with_login(profile, user, password)
@@ -532,12 +551,16 @@ def unresolved(profile: Profile) -> dict[str, int]:
     """The names of servers that have no address yet, each with a port."""
     if isinstance(profile, WireGuardProfile):
         return {peer.host: peer.port for peer in profile.peers if peer.host and not peer.addresses}
+    if profile.kind == "external":
+        return {}
     return {remote.host: remote.port for remote in profile.remotes if not remote.addresses}
 
 
 def with_addresses(profile: Profile, resolved: Mapping[str, tuple[Address, ...]]) -> Profile:
     """The profile with what its endpoints' names resolved to; what `resolved` does not name stays as it is."""
-    if not isinstance(profile, WireGuardProfile):
+    if profile.kind == "external":
+        return profile
+    if profile.kind == "openvpn":
         from policies.openvpn import with_addresses as openvpn_with_addresses
 
         return openvpn_with_addresses(profile, resolved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from policies.external import KEYS
 from policies.openvpn_directives import BLOCKS, DIRECTIVES, Fate
 from policies.wireguard_conf import ALLOWED, IGNORED, SCRIPTS
 
@@ -46,6 +47,14 @@ WIREGUARD = """
 The syntax of wg(8) and wg-quick(8), names of keys in any case, comments behind `#`.
 """
 
+EXTERNAL = """
+## External
+
+A tunnel that another program brings up, such as wg-quick, NetworkManager or a provider's own: guarded by tunwarden, and
+never touched. What that means, with examples: [external.md](external.md). A file in TOML with one table, `[external]`,
+told from the other kinds by it. One of `link` and `kind` is needed, or both; and exactly one of `fwmark` and `uid`.
+"""
+
 
 def reference() -> Iterator[str]:
     """The lines of docs/profiles.md."""
@@ -63,6 +72,10 @@ def reference() -> Iterator[str]:
     yield from (_row([name], f"ignored: {reason}") for name, reason in IGNORED.items())
     yield _row(["Table"], "refused where it says anything but `auto`: it asks for other routes than tunwarden's")
     yield _row(SCRIPTS, "refused: would run a command as root")
+    yield "| any other | refused |"
+    yield from EXTERNAL.splitlines()
+    yield from ("", "| keys | what they say |", "|---|---|")
+    yield from (_row([key], text) for key, text in KEYS.items())
     yield "| any other | refused |"
 
 

@@ -10,6 +10,7 @@ from policies.facts import Endpoint
 from policies.profiles import Profile, WireGuardProfile
 
 if TYPE_CHECKING:
+    from policies.external import ExternalProfile
     from policies.openvpn import OpenVPNProfile
 
 KEPT = "kept, never shown"
@@ -17,7 +18,10 @@ KEPT = "kept, never shown"
 
 def shown(profile: Profile) -> tuple[tuple[str, str], ...]:
     """Names and values. Of keys, passwords and user names only whether they are there."""
-    fields = _wireguard(profile) if isinstance(profile, WireGuardProfile) else _openvpn(profile)
+    if profile.kind == "external":
+        fields = _external(profile)
+    else:
+        fields = _wireguard(profile) if profile.kind == "wireguard" else _openvpn(profile)
     return (("kind", profile.kind), *fields)
 
 
@@ -53,6 +57,17 @@ def _openvpn(profile: OpenVPNProfile) -> Iterator[tuple[str, str]]:
         yield "user name and password", KEPT if profile.password is not None else "missing"
     yield from (("resolver", str(each)) for each in profile.resolvers)
     yield from ((words[0], " ".join(words[1:]) or "on") for words in profile.options)
+
+
+def _external(profile: ExternalProfile) -> Iterator[tuple[str, str]]:
+    way = profile.external
+    if way.link:
+        yield "link", way.link
+    if way.kind:
+        yield "its kind", way.kind
+    yield from (("server", f"{_place(str(at.address), at.port, ())} {at.protocol}") for at in profile.endpoints)
+    yield "reached by", f"packets with the mark {way.fwmark:#x}" if way.uid is None else f"the user {way.uid}"
+    yield from (("resolver", str(each)) for each in profile.resolvers)
 
 
 def _place(host: str, port: int, endpoints: tuple[Endpoint, ...]) -> str:

@@ -43,6 +43,7 @@ class Cause(StrEnum):
     TLS_FAILED = "tls-failed"
     TUNNEL_LOST = "tunnel-lost"
     TUNNEL_FAILED = "tunnel-failed"
+    EXTERNAL_AWAY = "external-away"
     LOCKDOWN = "lockdown"
     SETTINGS_BROKEN = "settings-broken"
     STORE_BROKEN = "store-broken"
@@ -67,6 +68,7 @@ SENTENCES: dict[Cause, str] = {
     Cause.TLS_FAILED: "The VPN server answered, but no secure connection came about.",
     Cause.TUNNEL_LOST: "The tunnel stopped answering.",
     Cause.TUNNEL_FAILED: "The tunnel could not be set up.",
+    Cause.EXTERNAL_AWAY: "The external tunnel is not up, or went away: bring it up where you did. It is taken at once.",
     Cause.LOCKDOWN: "Lockdown is on: nothing passes without a tunnel.",
     Cause.SETTINGS_BROKEN: "The settings file has errors and there are no earlier good settings.",
     Cause.STORE_BROKEN: "What was wanted is not known: the saved state is damaged or gone. Connect or disconnect.",

@@ -14,6 +14,7 @@ from daemon.linux.lockdown import LockdownFile
 from daemon.linux.login_tree import LoginTree
 from daemon.linux.nft import NftFirewall
 from daemon.linux.obstacles import NftObstacles
+from daemon.linux.path_mtu import LinuxPathMtu
 from daemon.linux.portals import LinuxPortals
 from daemon.linux.resolver import LinuxResolver
 from daemon.linux.routes import LinuxRoutes
@@ -33,6 +34,7 @@ def linux_host(settings: Settings, state_folder: Path) -> Host:
     return Host(
         lookouts=(Frames(), Twins()),
         link_counters=LinkCounters(),
+        path_mtu=LinuxPathMtu(),
         server_probe=WireGuardProbe(),
         links=LinuxLinks(settings.links),
         wifi=LinuxWifi(sources()),

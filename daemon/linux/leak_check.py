@@ -95,7 +95,7 @@ class LinuxLeakCheck:
     """Implements `daemon.host.LeakCheck`. Needs CAP_NET_RAW."""
 
     def __init__(self, excluded: tuple[IPv4Network | IPv6Network, ...] = ()) -> None:
-        self.excluded = excluded
+        self.excluded, self.tunnel = excluded, TUNNEL_IFNAME
 
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         links = _present({name: _ifindex(name) for name in ifnames})
@@ -103,7 +103,7 @@ class LinuxLeakCheck:
             return ()  # a link that is gone or has no carrier lets nothing out
         with ExitStack() as stack:
             try:
-                capture = stack.enter_context(closing(Capture()))
+                capture = stack.enter_context(closing(Capture(self.tunnel)))
             except OSError as err:
                 raise HostError("check for leaks", f"the links cannot be watched: {err.strerror}") from err
             await _control(capture, links)
@@ -119,7 +119,8 @@ class LinuxLeakCheck:
 class Capture:
     """What leaves over any link but the loopback, and may be a probe. Raises OSError."""
 
-    def __init__(self) -> None:
+    def __init__(self, tunnel: str = TUNNEL_IFNAME) -> None:
+        self._tunnel = tunnel
         program = (ctypes.c_ubyte * (8 * len(FILTER))).from_buffer_copy(
             b"".join(struct.pack("=HBBI", *instruction) for instruction in FILTER)
         )
@@ -142,7 +143,7 @@ class Capture:
     def frames(self) -> list[tuple[str, int, bytes]]:
         """Link, Ethertype and packet of what was captured since the last call.
 
-        Without our tunnel, and without links that have vanished: one of them may have been our tunnel.
+        Without the tunnel, and without links that have vanished: one of them may have been the tunnel.
         """
         found: list[tuple[str, int, bytes]] = []
         while True:
@@ -154,7 +155,7 @@ class Capture:
                 if err.errno != errno.ENETDOWN:  # one of the links went down; the others go on
                     raise HostError("check for leaks", f"the links cannot be watched: {err.strerror}") from err
                 continue
-            if kind == PACKET_OUTGOING and ifname not in ("", TUNNEL_IFNAME):
+            if kind == PACKET_OUTGOING and ifname not in ("", self._tunnel):
                 found.append((str(ifname), int(ethertype), packet))
 
     def lost(self) -> int:

@@ -10,6 +10,7 @@ import socket
 import struct
 
 from daemon.linux import rtnetlink
+from daemon.linux.rtnetlink import change
 from policies.facts import Interface
 
 # <linux/rtnetlink.h>, <linux/netlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/if.h>
@@ -26,12 +27,8 @@ _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, s
 
 def find(ifname: str) -> int | None:
     """The ifindex; None: there is no such link."""
-    try:
-        return socket.if_nametoindex(ifname)
-    except OSError as err:
-        if err.errno in (None, errno.ENODEV):  # Python 3.11 tells no number
-            return None
-        raise
+    found = _get(_LINK.pack(0, 0, 0, 0, 0) + rtnetlink.attribute(IFLA_IFNAME, ifname.encode() + b"\0"))
+    return found[0] if found else None
 
 
 def create(ifname: str, driver: str) -> None:
@@ -71,18 +68,25 @@ def switch_on(ifindex: int) -> None:
 
 def is_up(ifindex: int) -> bool | None:
     """None: the link is gone."""
+    found = _get(_LINK.pack(0, 0, ifindex, 0, 0))
+    return bool(found[1] & IFF_UP) if found else None
+
+
+def _get(body: bytes) -> tuple[int, int] | None:
+    """ifindex and flags (IFF_*) of one link."""
     with rtnetlink.open_socket() as sock:
         try:
-            _, payload = rtnetlink.ask(sock, RTM_GETLINK, _LINK.pack(0, 0, ifindex, 0, 0))
+            _, payload = rtnetlink.ask(sock, RTM_GETLINK, body)
         except OSError as err:
-            if err.errno != errno.ENODEV:
-                raise
-            return None
-    return bool(_LINK.unpack_from(payload)[3] & IFF_UP)
+            if err.errno == errno.ENODEV:
+                return None
+            raise
+    _, _, ifindex, flags, _ = _LINK.unpack_from(payload)
+    return ifindex, flags
 
 
 def _change(kind: int, flags: int, body: bytes) -> None:
     with rtnetlink.open_socket() as sock:
-        (refused,) = rtnetlink.change(sock, [(kind, flags, body)])
+        (refused,) = change(sock, [(kind, flags, body)])
     if refused is not None:
         raise refused

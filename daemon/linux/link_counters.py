@@ -108,11 +108,11 @@ class LinkCounters:
                 return _counts(rtnetlink.attributes(payload[_STATS.size :]).get(IFLA_STATS_LINK_64))
         return None
 
-    def way_to(self, address: Address) -> int | None:
-        """The ifindex by which packets with MARK go there now; None: there is no way. Raises HostError."""
+    def way_to(self, address: Address, mark: int = MARK) -> int | None:
+        """The ifindex by which packets with that mark go there now; None: there is no way. Raises HostError."""
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         body = _ROUTE.pack(family, 8 * len(address.packed), 0, 0, 0, 0, 0, 0, 0)
-        body += rtnetlink.attribute(RTA_DST, address.packed) + rtnetlink.number(RTA_MARK, MARK)
+        body += rtnetlink.attribute(RTA_DST, address.packed) + rtnetlink.number(RTA_MARK, mark)
         for kind, payload in self._asked(RTM_GETROUTE, body):
             if kind == RTM_NEWROUTE and (oif := rtnetlink.attributes(payload[_ROUTE.size :]).get(RTA_OIF)):
                 return int.from_bytes(oif, sys.byteorder)

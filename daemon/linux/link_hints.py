@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import structlog
 
@@ -20,7 +20,7 @@ EVENT_QUEUE = 8 * 1024 * 1024  # bytes; 12,000 events in one burst fit
 MOST_AT_ONCE = 1000  # events, before others get their turn
 
 
-async def hints(groups: int, queue: int = EVENT_QUEUE) -> AsyncIterator[None]:
+async def hints(groups: int, queue: int = EVENT_QUEUE) -> AsyncGenerator[None, None]:
     """Yields at once and then whenever something happened in `groups` (RTMGRP_*). Never ends. `queue`: bytes.
 
     All events that wait are taken together, the first is not delayed. An overrun (ENOBUFS) means lost events: a new

@@ -21,6 +21,9 @@ kept for links that cannot reach the outside by themselves. First row that fits:
 | all others: bond, team, vrf, ppp, lone veth, lone | WIRED, or       | traffic can leave by them, or nobody can tell;
 |   tun, vxlan, gre, foreign wireguard, unknown     | stricter (*)    | ports and links below only make it stricter
 
+Links that a profile names as somebody else's tunnel become TUNNEL later, in policies/external_links.py: `tunnel_kind`
+says which may be one.
+
 (*) the strictest of WIFI, CELLULAR, WIRED, VIRTUAL that can be reached through ports, the other end of a local veth
 pair, and links below. A bond over a Wi-Fi card is WIFI; no source will name its network, so it stays held until a
 `links` rule says what it is: an open hotspot must not pass as a cable.
@@ -97,6 +100,8 @@ INERT = frozenset({"dummy", "ifb", "nlmon"})
 MONITOR = frozenset({801, 802, 803})  # ARPHRD_IEEE80211, _PRISM, _RADIOTAP
 STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
 BRIDGED = frozenset({"veth", "tun"})
+TUNNELS = frozenset({"wireguard", "ppp", "xfrm"})
+ETHERNET = 1  # ARPHRD_ETHER
 STRICTEST = (LinkKind.WIFI, LinkKind.CELLULAR, LinkKind.WIRED, LinkKind.VIRTUAL)  # first found counts
 
 
@@ -174,6 +179,15 @@ def kinds(
         return walked[start]
 
     return {index: kind_of(device) for index, device in by_index.items()}
+
+
+def tunnel_kind(device: Device) -> str:
+    """Which kind of tunnel a link is that others may have brought up (policies/external.py); "": none, or ours."""
+    if device.ifname in (TUNNEL_IFNAME, PROBE_IFNAME) or device.master:
+        return ""
+    if device.driver == "tun":
+        return "tap" if device.frames == ETHERNET else "tun"
+    return device.driver if device.driver in TUNNELS else ""
 
 
 def hardware_kind(device: Device, sysfs: str = SYSFS) -> LinkKind:
@@ -409,14 +423,14 @@ class LinuxLinks:
                 up=bool(device.flags & IFF_UP), carrier=bool(device.flags & IFF_LOWER_UP),
                 carrier_changes=device.carrier_changes, mac=device.mac,
                 addresses=tuple(addresses.get(device.ifindex, ())), gateways=gateways.of(device.ifindex),
+                tunnel=tunnel_kind(device),
             )
             for device in {device.ifindex: device for device in devices}.values()
         )  # fmt: skip
 
-    async def watch(self) -> AsyncIterator[None]:
+    def watch(self) -> AsyncIterator[None]:
         """Yields at once and then whenever links, addresses or routes may have changed. Never ends."""
-        async for _ in hints(GROUPS, self._event_queue):
-            yield
+        return hints(GROUPS, self._event_queue)
 
 
 # What rtnl asks of a dump: all links without their statistics; all addresses; the routes of the main table.

@@ -5,7 +5,8 @@ The order of the rules is the design (policies/README.md); each reordering below
   1. loopback; programs that use nothing but the tunnel get no further without it; packets with the tunnel's address on
      any other link are dropped before anything can accept them
   2. cleared links (idle, or with the kill switch off): everything, DNS included
-  3. the server: with our mark out, established in; without the mark never, not even as "local network"
+  3. the server: with our mark out, established in; without the mark never, not even as "local network". That of a
+     tunnel which somebody else brings up: with that program's mark, or as its user, over an uplink
   4. beacons and a captive portal's login: with our mark out, and only what such flows bring in; programs that never use
      the tunnel, with theirs
   5. the tunnel: everything but DNS to others than its resolvers. Most of the traffic gets no further
@@ -129,7 +130,7 @@ def _table(policy: FirewallPolicy) -> list[str]:
     lines += _chain("refuse", "", _refusals(policy))
     if policy.servers:
         # L3: unmarked, it would be plaintext with the server's address on it.
-        lines += _chain("server", "", [f"meta mark {MARK:#x} accept", _refuse("out")])
+        lines += _chain("server", "", [*_to_server(policy), _refuse("out")])
     if policy.tunnel:
         if policy.metered:
             # L18, as below: a refused question makes systemd-resolved spin.
@@ -189,8 +190,10 @@ def _prerouting(policy: FirewallPolicy) -> Iterator[str]:
     Answers of the server get our mark, so that strict rp_filter (with src_valid_mark) looks for the way back in main.
     """
     yield from _guard(policy, "iifname", "daddr", 'iifname != "lo" drop')
+    # Answers to somebody else's tunnel get the mark that its own packets leave with, if they have one.
+    answered = policy.engine.fwmark if policy.engine and policy.engine.fwmark is not None else MARK
     for server in policy.servers:
-        yield f"{_from(server)} meta mark set {MARK:#x}"
+        yield f"{_from(server)} meta mark set {answered:#x}"
     asking = policy.beside if policy.beside_dns else frozenset()
     if asked := elements(policy.login.union(asking, (ifname for ifname, _ in policy.beacons)) - _tunnels(policy)):
         yield f"iifname {_braces(asked)} ct mark {MARK:#x} meta mark set {MARK:#x}"
@@ -330,6 +333,8 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
     for server in policy.servers:
         yield f"{_to(server)} {_refuse('forward')}"
     if policy.tunnel:
+        # T7: they know the MTU of their own links. Of the two ways of the connection, the smaller one counts.
+        yield "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"
         yield f"oifname {_name(policy.tunnel.ifname)} jump to_tunnel"
     yield f"{DNS} {_refuse('forward')}"
     if policy.tunnel:
@@ -348,8 +353,22 @@ def _forward(policy: FirewallPolicy) -> Iterator[str]:
     yield _refuse("forward")
 
 
+def _to_server(policy: FirewallPolicy) -> Iterator[str]:
+    """Our own tunnel's packets, or those of the program that brings up somebody else's: never through that itself."""
+    engine = policy.engine
+    if engine is None:
+        yield f"meta mark {MARK:#x} accept"
+    elif links := elements(policy.carriers - _tunnels(policy)):
+        # A kernel's WireGuard has no user, its packets bear a mark; for a program that sets none, its user counts.
+        whose = f"meta mark {_number(engine.fwmark):#x}" if engine.uid is None else f"meta skuid {_number(engine.uid)}"
+        yield f"oifname {_braces(links)} {whose} accept"
+
+
 def _to_tunnel(tunnel: Tunnel) -> Iterator[str]:
     """Everything but DNS to others than its resolvers: that returns, and is refused."""
+    if tunnel.open_names:
+        yield "accept"
+        return
     yield from _matching("daddr", tunnel.resolvers, "accept")
     yield f"{DNS} return"
     yield "accept"
@@ -481,6 +500,13 @@ def _protocol(server: Endpoint) -> str:
     if server.protocol not in ("udp", "tcp") or not 0 < server.port < 65536:
         raise ValueError(f"not an endpoint: {server}")
     return server.protocol
+
+
+def _number(value: int | None) -> int:
+    """A mark or a user."""
+    if type(value) is not int or not 0 <= value <= 0xFFFFFFFF:
+        raise ValueError(f"neither a mark nor a user: {value!r}")
+    return value
 
 
 def _port(number: int) -> int:

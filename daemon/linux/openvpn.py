@@ -55,8 +55,9 @@ class OpenVPN:
         server = _usable(profile)
         try:
             with _as_tunnel_error():
-                _create_link()
                 await self._process.start(profile, server)
+                # While it starts and waits for our word: everybody who watches links has a look at a new one.
+                _create_link()
         except BaseException:
             with contextlib.suppress(HostError):  # the first failure is the one to tell
                 await self.close()

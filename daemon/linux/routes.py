@@ -31,6 +31,13 @@ local one. Programs that use nothing but the tunnel have rules of their own, whi
     100: from all fwmark 0x74756e74 lookup 0x74756e77            (where nobody else is captured)
     102: from all fwmark 0x74756e74 unreachable
 
+Packets by which somebody else's tunnel (policies/external.py) reaches its server go where they would go without us:
+
+    99: from all to 192.0.2.1 fwmark 0xca6c goto 103       (or: uidrange 977-977; for each of its addresses)
+    103: nop
+
+A route to the server in our table would let everybody's packets to it out.
+
 The rules' priority, 100: after `local` (0), before everybody else's. Tailscale uses 5210 to 5270, VRF 1000,
 NetworkManager and wg-quick 30000 to 32765; a rule of theirs before ours would steer packets into the firewall's reject.
 Protocol "kernel" on rule and routes: systemd-networkd deletes all others it does not know (networkd.conf(5),
@@ -66,10 +73,11 @@ UNICAST, UNREACHABLE, THROW = 1, 7, 9  # RTN_*
 RTPROT_KERNEL = 2
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
 RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_CACHEINFO, RTA_TABLE, RTA_PREF = 1, 4, 6, 12, 15, 20
+FRA_DST, FRA_GOTO, FRA_UID_RANGE = 1, 4, 20
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 KNOWN = 30  # attributes with greater numbers are of younger kernels: what they would say of a route, nobody knows yet
-TO_TABLE, NOWHERE = 1, 7  # FR_ACT_TO_TBL: "lookup"; FR_ACT_UNREACHABLE
-INVERT = 2  # FIB_RULE_INVERT: "not"
+TO_TABLE, GOTO, NOP, NOWHERE = 1, 2, 3, 7  # FR_ACT_TO_TBL: "lookup"; FR_ACT_UNREACHABLE
+INVERT, UNRESOLVED = 2, 4  # FIB_RULE_INVERT: "not"; FIB_RULE_UNRESOLVED: a goto without its target
 REPLACE, ADD = 0x100 | 0x400, 0x200 | 0x400  # NLM_F_REPLACE or NLM_F_EXCL, with NLM_F_CREATE
 V6_METRIC = 1024  # what the kernel makes of metric 0 (IP6_RT_PRIO_USER)
 ROUNDS = 3  # deleting by key can hit ours when somebody has put a twin beside it: then once more
@@ -83,6 +91,7 @@ class Route(NamedTuple):
     ifindex: int = 0  # only of UNICAST
     metric: int = 0
     others: str = ""  # anything else that steers (gateway, TOS ...): ours have none
+    wide: bool = False  # IPv4, UNICAST: no way to a gateway, for its scope is "universe" instead of "link"
 
 
 class Rule(NamedTuple):
@@ -92,6 +101,9 @@ class Rule(NamedTuple):
     flags: int
     action: int = TO_TABLE
     others: str = ""  # further selectors: ours have none
+    to: str = ""  # "192.0.2.1/32"
+    user: int | None = None
+    goto: int = 0  # the priority of the rule that is next
 
 
 OURS = Rule(PRIORITY, MARK, 0xFFFFFFFF, INVERT)
@@ -101,6 +113,7 @@ END = Rule(PRIORITY + 1, MARK, 0xFFFFFFFF, INVERT, NOWHERE)  # names our table, 
 # Programs that use nothing but the tunnel: our table, and nothing after it, also where everybody else is free.
 ONLY = Rule(PRIORITY, ONLY_MARK, 0xFFFFFFFF, 0)
 ONLY_END = Rule(PRIORITY + 2, ONLY_MARK, 0xFFFFFFFF, 0, NOWHERE)
+BEHIND = Rule(PRIORITY + 3, 0, 0, 0, NOP)  # the first of the rules that are not ours comes next
 
 
 Network = IPv4Network | IPv6Network
@@ -108,13 +121,22 @@ Inside = Sequence[tuple[int, Network]]  # ifindex of a link to containers or VMs
 
 
 def routes(
-    version: int, tunnel: Tunnel | None, ifindex: int, lan: Iterable[Network] = (), inside: Inside = ()
+    version: int,
+    tunnel: Tunnel | None,
+    ifindex: int,
+    lan: Iterable[Network] = (),
+    inside: Inside = (),
+    wide: bool = False,
 ) -> list[Route]:
-    """The routes of our table for one IP version, in the order they are added. `lan`: networks that stay local."""
+    """The routes of our table for one IP version, in the order they are added. `lan`: networks that stay local.
+
+    `wide`: the tunnel is somebody else's, who adds his route to the server without naming its link. The kernel looks
+    for the gateway then, by our table too (fib_check_nh), and must not find it behind the tunnel.
+    """
     default, metric = ("0.0.0.0/0", 0) if version == 4 else ("::/0", V6_METRIC)
     wanted = [Route(UNREACHABLE, default, metric=LAST_RESORT)]
     if tunnel and any(address.version == version for address in tunnel.addresses):
-        wanted.append(Route(UNICAST, default, ifindex, metric))
+        wanted.append(Route(UNICAST, default, ifindex, metric, wide=wide and version == 4))
         # More specific than the throws below: 10.64.0.1 in the tunnel is not the local network's 10.0.0.0/8.
         beyond: list[Network] = [ip_network(address) for address in tunnel.resolvers]
         beyond += [address.network for address in tunnel.addresses if address.network.num_addresses > 1]
@@ -219,7 +241,17 @@ def _rules_of(policy: FirewallPolicy, family: int) -> list[Rule]:
     rules = [OURS, END] if family == socket.AF_INET6 and not local else [OURS]
     if mask := BOTH if policy.tree else BESIDE if policy.beside else 0:
         rules = [rule._replace(mark=mask & MARK, mask=mask) for rule in rules]
-    return rules + only
+    return _to_servers(policy, family) + rules + only + ([BEHIND] if policy.engine and policy.servers else [])
+
+
+def _to_servers(policy: FirewallPolicy, family: int) -> list[Rule]:
+    """Past our table, for whoever brings up a tunnel and is on the way to its server. Ports are the firewall's."""
+    engine, version = policy.engine, 6 if family == socket.AF_INET6 else 4
+    if engine is None:
+        return []
+    passed = Rule(PRIORITY - 1, engine.fwmark or 0, 0xFFFFFFFF if engine.fwmark else 0, 0, GOTO, goto=BEHIND.priority)
+    addresses = dict.fromkeys(each.address for each in policy.servers if each.address.version == version)
+    return [passed._replace(to=str(ip_network(address)), user=engine.uid) for address in addresses]
 
 
 def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:
@@ -230,7 +262,7 @@ def _wanted(policy: FirewallPolicy) -> dict[int, list[Route]]:
     lan += policy.subnets if policy.subnet_links else ()
     inside = _inside(policy)
     return {
-        socket.AF_INET: routes(4, tunnel, ifindex, lan, inside),
+        socket.AF_INET: routes(4, tunnel, ifindex, lan, inside, wide=policy.engine is not None),
         socket.AF_INET6: routes(6, tunnel if tunnel and _has_ipv6(tunnel.ifname) else None, ifindex, lan, inside),
     }
 
@@ -267,7 +299,7 @@ def _capture(sock: socket.socket, family: int, ours: list[Rule], wanted: list[Ro
 
 
 def _follows(sock: socket.socket, family: int, rules: list[Rule], wanted: list[Route]) -> bool:
-    return _rules(sock, family) == rules and Counter(_routes(sock, family)) == Counter(wanted)
+    return Counter(_rules(sock, family)) == Counter(rules) and Counter(_routes(sock, family)) == Counter(wanted)
 
 
 # What somebody else has done already is no refusal: the rule is there; no such rule; no such route; no such table.
@@ -297,18 +329,27 @@ def _rules(sock: socket.socket, family: int) -> list[Rule]:
 
 
 def _rule(payload: memoryview) -> Rule | None:
-    _, dst_len, src_len, tos, _, _, _, action, flags = _HEADER.unpack_from(payload)
+    family, dst_len, src_len, tos, _, _, _, action, flags = _HEADER.unpack_from(payload)
     found = rtnetlink.attributes(payload[_HEADER.size :])
     if _number(found, FRA_TABLE) != TABLE:
         return None
     others = [f"attribute {kind}" for kind in found if kind <= KNOWN and kind not in _RULE_FIELDS]
-    others += [name for name, value in (("to", dst_len), ("from", src_len), ("tos", tos)) if value]
+    others += [name for name, value in (("from", src_len), ("tos", tos)) if value]
+    first, last = struct.unpack("=2I", found[FRA_UID_RANGE]) if FRA_UID_RANGE in found else (None, None)
+    others += ["several users"] if first != last else []
+    to = f"{socket.inet_ntop(family, found[FRA_DST])}/{dst_len}" if FRA_DST in found else ""
     others += [] if _number(found, FRA_SUPPRESS_PREFIXLEN, 0xFFFFFFFF) == 0xFFFFFFFF else ["suppress_prefixlength"]
     mark, mask = _number(found, FRA_FWMARK), _number(found, FRA_FWMASK)
-    return Rule(_number(found, FRA_PRIORITY), mark, mask, flags, action, ", ".join(others))
+    # Whether a goto leads anywhere is the kernel's to say (FIB_RULE_UNRESOLVED), and its target is among the rules.
+    flags &= ~UNRESOLVED
+    goto = _number(found, FRA_GOTO)
+    return Rule(_number(found, FRA_PRIORITY), mark, mask, flags, action, ", ".join(others), to, first, goto)
 
 
-_RULE_FIELDS = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+_RULE_FIELDS = {
+    FRA_DST, FRA_GOTO, FRA_UID_RANGE,
+    FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL,
+}  # fmt: skip
 
 
 def _added_rule(family: int, rule: Rule) -> rtnetlink.Request:
@@ -321,8 +362,15 @@ def _deleted_rule(family: int, rule: Rule) -> rtnetlink.Request:
 
 
 def _rule_body(family: int, rule: Rule) -> bytes:
-    body = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, rule.action, rule.flags) + rtnetlink.number(FRA_TABLE, TABLE)
-    body += rtnetlink.number(FRA_PRIORITY, rule.priority)
+    address, _, length = rule.to.partition("/")
+    body = _HEADER.pack(family, int(length or 0), 0, 0, 0, 0, 0, rule.action, rule.flags)
+    body += rtnetlink.number(FRA_TABLE, TABLE) + rtnetlink.number(FRA_PRIORITY, rule.priority)
+    if address:
+        body += rtnetlink.attribute(FRA_DST, socket.inet_pton(family, address))
+    if rule.user is not None:
+        body += rtnetlink.attribute(FRA_UID_RANGE, struct.pack("=2I", rule.user, rule.user))
+    if rule.goto:
+        body += rtnetlink.number(FRA_GOTO, rule.goto)
     if rule.mask:
         body += rtnetlink.number(FRA_FWMARK, rule.mark) + rtnetlink.number(FRA_FWMASK, rule.mask)
     return body
@@ -340,7 +388,7 @@ def _routes(sock: socket.socket, family: int) -> list[Route]:
 
 
 def _route(payload: memoryview) -> Route:
-    family, dst_len, src_len, tos, _, _, _, kind, _ = _HEADER.unpack_from(payload)
+    family, dst_len, src_len, tos, _, _, scope, kind, _ = _HEADER.unpack_from(payload)
     found = rtnetlink.attributes(payload[_HEADER.size :])
     address = found.get(RTA_DST) or bytes(4 if family == socket.AF_INET else 16)
     others = [f"attribute {name}" for name in found if name <= KNOWN and name not in _ROUTE_FIELDS]
@@ -351,6 +399,7 @@ def _route(payload: memoryview) -> Route:
         _number(found, RTA_OIF) if kind == UNICAST else 0,
         _number(found, RTA_PRIORITY),
         ", ".join(others),
+        (family, kind, scope) == (socket.AF_INET, UNICAST, SCOPE_UNIVERSE),
     )
 
 
@@ -358,7 +407,7 @@ _ROUTE_FIELDS = {RTA_TABLE, RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_CACHEINFO, RTA_P
 
 
 def _replaced(family: int, route: Route) -> rtnetlink.Request:
-    scope = SCOPE_LINK if route.kind == UNICAST else SCOPE_UNIVERSE
+    scope = SCOPE_LINK if route.kind == UNICAST and not route.wide else SCOPE_UNIVERSE
     return RTM_NEWROUTE, REPLACE, _route_body(family, route, RTPROT_KERNEL, scope)
 
 

@@ -21,6 +21,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_DUMP_INTR, NLM_F_ACK_TLVS = 0x10, 0x200
 NLMSGERR_ATTR_MSG = 1
+NLA_F_NESTED, NLA_TYPE = 0x8000, 0x3FFF  # without the flags for nesting and byte order
 WITH_ACK = NLM_F_REQUEST | NLM_F_ACK
 BATCH = 64  # requests: their refusals must fit into the queue of a socket
 TRIES = 4
@@ -115,15 +116,20 @@ def number(kind: int, value: int) -> bytes:
     return attribute(kind, value.to_bytes(4, sys.byteorder))
 
 
-def attributes(data: memoryview) -> dict[int, memoryview]:
-    found, start = {}, 0
-    while start + 4 <= len(data):
+def each(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(type, value) of the attributes, in their order; whatever is cut short ends them."""
+    start = 0
+    while start + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, start)
-        if length < 4 or start + length > len(data):
+        if length < _ATTRIBUTE.size or start + length > len(data):
             break
-        found[kind & 0x3FFF] = data[start + 4 : start + length]
+        yield kind & NLA_TYPE, data[start + _ATTRIBUTE.size : start + length]
         start += (length + 3) & ~3
-    return found
+
+
+def attributes(data: memoryview) -> dict[int, memoryview]:
+    """The last of each type."""
+    return dict(each(data))
 
 
 def _messages(sock: socket.socket) -> Iterator[tuple[int, int, int, memoryview]]:

@@ -9,6 +9,7 @@ from daemon.host import Counters, HostError, TunnelError
 from daemon.linux.wireguard import WireGuard
 from policies.facts import Tunnel
 from policies.profiles import Profile, WireGuardProfile
+from policies.states import Cause
 
 if TYPE_CHECKING:
     from daemon.linux.openvpn import OpenVPN
@@ -27,6 +28,8 @@ class Tunnels:
 
     async def open(self, profile: Profile) -> Tunnel:
         """What is there is closed first, whichever kind it is of."""
+        if profile.kind == "external":  # nobody asks: such a tunnel is guarded, and brought up by others
+            raise TunnelError(Cause.TUNNEL_FAILED, "open the tunnel", "somebody else brings it up")
         if isinstance(profile, WireGuardProfile):
             if (openvpn := self._left()) is not None:
                 await openvpn.close()

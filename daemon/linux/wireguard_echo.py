@@ -39,7 +39,7 @@ class Echo:
             target = next((address for address in targets if address.version == version), None)
             if target is not None:
                 with contextlib.suppress(OSError):
-                    asker = _socket(ifname, version)
+                    asker = echo_socket(ifname, version)
                     asyncio.get_running_loop().add_reader(asker, self._hear)
                     self._sockets.append((asker, target))
 
@@ -52,7 +52,7 @@ class Echo:
         request = REQUEST4 if target.version == 4 else REQUEST6
         bare = _ECHO.pack(request, 0, 0, self._identifier, self._number, self._token)
         # Of version 6 the kernel fills the checksum in, for its pseudo-header has our address.
-        whole = _ECHO.pack(request, 0, _checksum(bare), self._identifier, self._number, self._token)
+        whole = _ECHO.pack(request, 0, checksum(bare), self._identifier, self._number, self._token)
         try:
             asker.sendto(whole if target.version == 4 else bare, (str(target), 0))
         except OSError:
@@ -89,8 +89,8 @@ class Echo:
         self._sockets.clear()
 
 
-def _socket(ifname: str, version: int) -> socket.socket:
-    """Raises OSError."""
+def echo_socket(ifname: str, version: int) -> socket.socket:
+    """A raw socket through that link, which hears answers to echo requests only. Raises OSError."""
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     if version == 4:
         asker = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)
@@ -108,7 +108,7 @@ def _socket(ifname: str, version: int) -> socket.socket:
     return asker
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """The Internet checksum, RFC 1071, of an even number of bytes."""
     total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:

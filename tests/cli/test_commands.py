@@ -172,6 +172,8 @@ def test_known_edit(folder: Path) -> None:
         (("--beacon", "192.0.2.1:443"), {"beacon": "192.0.2.1:443"}),
         (("--beacon", "192.0.2.1:443", "--beacon-sha256", "ab"), {"beacon": "192.0.2.1:443", "beacon_sha256": "ab"}),
         (("--unset", "beacon"), {"beacon": None, "beacon_sha256": None}),
+        (("--resolver", "192.0.2.53", "--resolver", "2001:db8::53"), {"resolvers": ["192.0.2.53", "2001:db8::53"]}),
+        (("--unset", "resolvers"), {"resolvers": None}),
     ):
         changed = tunwarden(folder, "known", "edit", "Home", *words, "--json").json
         assert isinstance(changed, dict) and json.loads(changed["profile"]) == keys

@@ -13,7 +13,8 @@ from typing import Any
 from daemon.host import Announced, Counters, Host, HostError, Sleeping, SplitTree, Touch, TunnelError
 from policies.counting import Counts
 from policies.facts import Address, Endpoint, Internet, Link, LinkKind, Security, Tunnel, WifiNetwork
-from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
+from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy
+from policies.mtu import Answer, Result
 from policies.portals import Probe
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.resolvers import Manager
@@ -56,6 +57,9 @@ class FakeHost:
     counters: FakeCounters = field(default_factory=lambda: FakeCounters())
     opened: list[WireGuardProfile] = field(default_factory=list)  # a profile for each attempt
     speeds: dict[Address, float] = field(default_factory=dict)  # of servers, in seconds; others do not answer
+    mtus: dict[str, int] = field(default_factory=dict)  # of links, by ifname
+    stalls: int = 0  # of TCP connections
+    passes: int = 0  # bytes of the largest packet that is answered through the tunnel; 0: nobody answers
 
     def __post_init__(self) -> None:
         self.changed = {name: asyncio.Event() for name in ("links", "wifi", "tamper", "resolvers")}
@@ -65,7 +69,7 @@ class FakeHost:
             _Links(self), _Wifi(self), _Layer(self, "firewall"), _Layer(self, "routes"), _Driver(self), _Resolver(self),
             _Tamper(self), _Lockdown(self), _Sleep(self), _LeakCheck(self), _Obstacles(self),
             _Beacons(self), _LoginTree(self), portals=_Portals(self), link_counters=self.counters,
-            server_probe=_ServerProbe(self), split_groups=FakeSplitGroups(self),
+            server_probe=_ServerProbe(self), split_groups=FakeSplitGroups(self), path_mtu=_PathMtu(self),
         )  # fmt: skip
 
     def ask(self, what: str, detail: object = None) -> None:
@@ -119,13 +123,34 @@ class FakeCounters:
         gone, self.gone = self.gone, []
         return gone
 
-    def way_to(self, address: Address) -> int | None:
+    def way_to(self, address: Address, mark: int = MARK) -> int | None:
         return self.way
 
     def close(self) -> None:
         if self._event >= 0:
             os.close(self._event)
             self._event = -1
+
+
+class _PathMtu:
+    def __init__(self, fake: FakeHost) -> None:
+        self.fake = fake
+
+    def read(self, ifname: str) -> int | None:
+        return self.fake.mtus.get(ifname)
+
+    def set(self, ifname: str, mtu: int) -> None:
+        self.fake.ask("set mtu", mtu)
+        self.fake.mtus[ifname] = mtu
+
+    def stalls(self) -> int:
+        return self.fake.stalls
+
+    async def search(self, ifname: str, resolvers: Sequence[Address], tried: tuple[int, ...]) -> Result:
+        self.fake.ask("search mtu", (tuple(resolvers), tried))
+        await asyncio.sleep(0)
+        best = max((size for size in tried if size <= min(self.fake.passes, self.fake.mtus[ifname])), default=0)
+        return Result(Answer.FOUND, best) if best else Result(Answer.SILENT)
 
 
 class _ServerProbe:
@@ -239,6 +264,7 @@ class _Sleep:
 
 class _LeakCheck:
     excluded: tuple[Network, ...] = ()
+    tunnel: str = ""
 
     def __init__(self, fake: FakeHost) -> None:
         self.fake = fake

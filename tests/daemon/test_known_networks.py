@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from daemon import service as module
-from daemon.service import DaemonService
+from daemon.service import DaemonService, changed_known
 from daemon.store import Store, StoreError
 from ipc.errors import Error
 from ipc.values import plain
 from policies.classify import Verdict, classify
-from policies.facts import Security, WifiNetwork
-from policies.settings import KnownNetwork, Settings, known_to_json, parse_settings
+from policies.facts import Endpoint, Security, WifiNetwork
+from policies.settings import KnownNetwork, Settings, WifiAction, known_from_json, known_to_json, parse_settings
 from policies.states import Phase
 from tests.daemon.fake_host import CAFE
 from tests.daemon.test_loop import Running
@@ -116,6 +117,44 @@ def test_edit_changes_what_is_named(tmp_path: Path) -> None:
         assert here.loop.known == reread(here)
 
     run(tmp_path, check)
+
+
+def full() -> KnownNetwork:
+    """Every field with something else than its default, so that a new field is asked for here."""
+    network = KnownNetwork(
+        ssid=b"Home 2",
+        minimum_security=Security.WPA3,
+        action=WifiAction.IGNORE,
+        profile="office",
+        server="country:SE",
+        allow_lan=True,
+        resolvers=(ip_address("192.0.2.53"), ip_address("2001:db8::53")),
+        bssids=frozenset({AP}),
+        gateways=frozenset({AP}),
+        beacon=Endpoint(ip_address("192.0.2.1"), 443, "tcp"),
+        beacon_sha256=bytes(range(32)),
+        learn=True,
+    )
+    left = {key for key, field in KnownNetwork.model_fields.items() if getattr(network, key) == field.default}
+    assert left <= {"pattern", "exceptions"}, "of patterns alone"
+    return network
+
+
+@pytest.mark.parametrize("key", sorted(KnownNetwork.model_fields.keys() - {"ssid", "pattern", "exceptions"}))
+def test_an_edit_changes_nothing_else(key: str) -> None:
+    """Also the network's own resolvers, which no option of `known edit` names."""
+    before = full()
+    assert known_from_json(known_to_json(before)) == before
+    assert changed_known(before, "{}") == before
+    name = {"minimum_security": "security"}.get(key, key)
+    own = json.loads(known_to_json(before))[name]
+    after = changed_known(before, json.dumps({name: own}))
+    assert after == before
+    optional = name not in ("security", "bssids", "gateways", "beacon", "beacon_sha256")
+    if optional:
+        without = changed_known(before, json.dumps({name: None}))
+        changed = {field for field in KnownNetwork.model_fields if getattr(without, field) != getattr(before, field)}
+        assert changed == {key}
 
 
 BAD_CHANGES = {

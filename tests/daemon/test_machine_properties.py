@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(wanted=st.sampled_from(Target), profile=st.sampled_from([None, *PROFILES]))
     def choose(self, wanted: Target, profile: str | None) -> None:
-        manual = Manual(wanted, self.decision.network)
+        manual = Manual(wanted, self.decision.here)
         self.intent = replace(self.intent, target=wanted, manual=manual, profile=profile)
         self.take(Changed())
 

@@ -33,7 +33,7 @@ class Servers(Machine):
     @rule(choice=st.sampled_from(CHOICES), wanted=st.sampled_from([Target.PROTECTED] * 3 + [Target.UNPROTECTED]))
     def choose_a_server(self, choice: str, wanted: Target) -> None:
         self.facts = replace(self.facts, profiles={**PROFILES, "many": MANY})
-        manual = Manual(wanted, self.decision.network)
+        manual = Manual(wanted, self.decision.here)
         servers = (("many", choice),) if choice else ()
         self.intent = replace(self.intent, target=wanted, manual=manual, profile="many", servers=servers)
         self.link("eth0", carrier=True, gateway=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from policies.facts import Address
+from policies.facts import Address, Tunnel
 from policies.firewall import LAN, LAN_MULTICAST, LOGIN_MARK, MARK, NEVER_MARK, ONLY_MARK, TUNNEL_IFNAME, FirewallPolicy
 
 LO = "lo"
@@ -38,6 +38,7 @@ class Packet:
     mark: int = 0  # of a packet that comes in: what the packets of its flow went out with
     established: bool = False
     icmp_type: int = 128
+    uid: int | None = None  # of the socket that sends it
 
 
 LINK_LOCAL = ip_network("fe80::/10")
@@ -78,10 +79,7 @@ def _out(policy: FirewallPolicy, packet: Packet) -> bool:
         return True
     if packet.oifname == LO or _housekeeping_out(packet):
         return True
-    if packet.mark == MARK and any(
-        (packet.destination, packet.destination_port, packet.protocol) == (server.address, server.port, server.protocol)
-        for server in policy.servers
-    ):
+    if _is_server(policy, packet) and _is_tunnels_own(policy, packet):
         return True
     if packet.oifname in policy.cleared:
         return True
@@ -107,7 +105,7 @@ def _out(policy: FirewallPolicy, packet: Packet) -> bool:
     if beside and packet.mark == MARK and policy.beside_dns and asks_names and packet.protocol == "udp":
         return True
     if _is_dns(packet):
-        return on_tunnel and policy.tunnel is not None and packet.destination in policy.tunnel.resolvers
+        return on_tunnel and policy.tunnel is not None and _may_be_asked(policy.tunnel, packet.destination)
     if on_tunnel:
         return True
     if packet.source in policy.guarded:
@@ -186,7 +184,7 @@ def _forward(policy: FirewallPolicy, packet: Packet) -> bool:
     if _is_server(policy, packet):
         return False
     if policy.tunnel and packet.oifname == policy.tunnel.ifname:
-        return not _is_dns(packet) or packet.destination in policy.tunnel.resolvers
+        return not _is_dns(packet) or _may_be_asked(policy.tunnel, packet.destination)
     if _is_dns(packet):
         return False
     if policy.tunnel and packet.iifname == policy.tunnel.ifname:
@@ -265,6 +263,19 @@ def _from_lan(policy: FirewallPolicy, packet: Packet) -> bool:
 def _is_server(policy: FirewallPolicy, packet: Packet) -> bool:
     there = (packet.destination, packet.destination_port, packet.protocol)
     return any(there == (server.address, server.port, server.protocol) for server in policy.servers)
+
+
+def _is_tunnels_own(policy: FirewallPolicy, packet: Packet) -> bool:
+    """Whether the tunnel itself sends it: ours, or the program that brings up somebody else's, by an uplink."""
+    if policy.engine is None:
+        return packet.mark == MARK
+    by = packet.uid == policy.engine.uid if policy.engine.fwmark is None else packet.mark == policy.engine.fwmark
+    inner = {TUNNEL_IFNAME, policy.tunnel and policy.tunnel.ifname}
+    return by and packet.oifname in policy.carriers and packet.oifname not in inner
+
+
+def _may_be_asked(tunnel: Tunnel, resolver: Address) -> bool:
+    return tunnel.open_names or resolver in tunnel.resolvers
 
 
 def _is_dns(packet: Packet) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import struct
 import sys
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.linux import obstacles
+from daemon.linux import obstacles, rtnetlink, way
 from daemon.linux.nft_trace import NF_DROP, Step, steps
-from daemon.linux.way import meets
+from daemon.linux.way import Rule, meets
 from lab.hosts import Host
 from policies.facts import Endpoint
 from policies.firewall import MARK
@@ -108,37 +109,60 @@ def test_iptables_legacy_is_told_by_its_tables(tmp_path: Path) -> None:
     assert "eBPF" in obstacles.unseen(SERVER4, ())
 
 
-class Rule(dict[str, Any]):
-    """As pyroute2 gives them."""
-
-    def get_attr(self, name: str) -> Any:
-        return self.get(name)
-
-
 @pytest.mark.parametrize(
     "selector, met",
     [
         ({}, True),
-        ({"FRA_FWMARK": MARK, "FRA_FWMASK": 0xFFFFFFFF}, True),
-        ({"FRA_FWMARK": MARK, "FRA_FWMASK": 0xFFFFFFFF, "flags": 2}, False),  # ours: not fwmark
-        ({"FRA_FWMARK": 0x80000, "FRA_FWMASK": 0xFF0000}, False),  # Tailscale's
-        ({"FRA_DST": "198.51.100.0", "dst_len": 24}, True),
-        ({"FRA_DST": "203.0.113.0", "dst_len": 24}, False),
-        ({"FRA_DST": "203.0.113.0", "dst_len": 24, "flags": 2}, True),
-        ({"FRA_SRC": "192.0.2.2", "src_len": 32}, False),
-        ({"FRA_IIFNAME": "lo"}, True),
-        ({"FRA_IIFNAME": "eth0"}, False),
-        ({"FRA_OIFNAME": "eth0"}, False),
-        ({"FRA_IP_PROTO": 17}, True),
-        ({"FRA_IP_PROTO": 6}, False),
-        ({"FRA_UID_RANGE": "0:0"}, True),
-        ({"FRA_UID_RANGE": "1000:1000"}, False),
-        ({"FRA_DPORT_RANGE": "51820:51820"}, True),
-        ({"FRA_DPORT_RANGE": "1:1023"}, False),
+        ({"mark": MARK, "mask": 0xFFFFFFFF}, True),
+        ({"mark": MARK, "mask": 0xFFFFFFFF, "inverted": True}, False),  # ours: not fwmark
+        ({"mark": 0x80000, "mask": 0xFF0000}, False),  # Tailscale's
+        ({"to": ip_network("198.51.100.0/24")}, True),
+        ({"to": ip_network("203.0.113.0/24")}, False),
+        ({"to": ip_network("203.0.113.0/24"), "inverted": True}, True),
+        ({"source": 32}, False),
+        ({"iif": "lo"}, True),
+        ({"iif": "eth0"}, False),
+        ({"oif": "eth0"}, False),
+        ({"protocol": 17}, True),
+        ({"protocol": 6}, False),
+        ({"users": (0, 0)}, True),
+        ({"users": (1000, 1000)}, False),
+        ({"ports": (51820, 51820)}, True),
+        ({"ports": (1, 1023)}, False),
+        ({"source_ports": (1, 65535)}, False),
     ],
 )
 def test_whether_a_routing_rule_takes_the_vpns_packets(selector: dict[str, Any], met: bool) -> None:
-    assert meets(Rule({"flags": 0, "src_len": 0, "dst_len": 0, **selector}), SERVER4) is met
+    assert meets(Rule(**selector), SERVER4) is met
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    "selectors, read",
+    [
+        ("fwmark 0x80000/0xff0000 unreachable", Rule(table=0, action=7, mark=0x80000, mask=0xFF0000)),
+        ("not fwmark 0x7 lookup 1234567", Rule(table=1234567, inverted=True, mark=7, mask=0xFFFFFFFF)),
+        ("from 192.0.2.0/24 to 198.51.100.0/25 lookup 7",
+         Rule(table=7, source=24, to=ip_network("198.51.100.0/25"))),
+        ("iif lo oif eth7 ipproto udp blackhole", Rule(table=0, action=6, iif="lo", oif="eth7", protocol=17)),
+        ("uidrange 1000-2000 ipproto tcp sport 7 dport 8-9 lookup 7",
+         Rule(table=7, users=(1000, 2000), protocol=6, source_ports=(7, 7), ports=(8, 9))),
+        ("to 2001:db8::/33 prohibit", Rule(table=0, action=8, to=ip_network("2001:db8::/33"))),
+    ],
+)  # fmt: skip
+def test_rules_are_read_as_ip_rule_writes_them(selectors: str, read: Rule) -> None:
+    family = socket.AF_INET6 if ":" in selectors else socket.AF_INET
+    request = way._HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+    def look() -> list[Rule]:
+        with rtnetlink.open_socket() as sock:
+            return [way._rule(payload) for _, payload in rtnetlink.dump(sock, way.RTM_GETRULE, request)]
+
+    with Host("rules") as host:
+        version = "-6" if family == socket.AF_INET6 else "-4"
+        host.run("ip", version, "rule", "add", "priority", "50", *selectors.split())
+        (found,) = [rule for rule in host.inside(look) if rule.priority == 50]
+    assert found == read._replace(priority=50)
 
 
 OUT = Step(b"1", obstacles.PROBE, "out", 3, None)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import subprocess
 import sys
 
 import pytest
 
-from daemon.linux import ports
-from daemon.linux.netlink import requests
+from daemon.linux import ports, rtnetlink
 
 NETLINK_NETFILTER = 12
 
@@ -52,13 +50,9 @@ def test_another_process() -> None:
         other.communicate(b"\n", 30)
 
 
-async def closed() -> list[int]:
-    async with requests() as first, requests() as second:
-        return [ip.socket.getsockname()[0] for ip in (first, second)]
-
-
 def test_requests_whose_socket_is_closed_again() -> None:
-    numbers = asyncio.run(closed())
+    with rtnetlink.open_socket() as first, rtnetlink.open_socket() as second:
+        numbers = [sock.getsockname()[0] for sock in (first, second)]
     assert len(set(numbers)) == 2
     assert [ports.foreign(socket.NETLINK_ROUTE, number) for number in numbers] == [False, False]
 

@@ -151,9 +151,8 @@ def test_the_kernel_tells(command: tuple[str, ...], told: str) -> None:
 
 OURSELVES = """
 import asyncio, socket
-from daemon.linux import tamper
+from daemon.linux import routes as layer, rtnetlink, tamper
 from daemon.linux.libnftables import LibNft, NftProgram
-from daemon.linux.netlink import requests
 from policies.firewall import MARK
 
 async def main():
@@ -163,10 +162,12 @@ async def main():
     await first.run("add table inet tunwarden; add chain inet tunwarden one")
     await second.run("add chain inet tunwarden two")
     await NftProgram().run("add chain inet tunwarden three")
-    async with requests() as ip, requests() as other:
-        for each in (ip, other):
-            await each.rule("add", family=socket.AF_INET, table=MARK, priority=100)
-            await each.rule("del", family=socket.AF_INET, table=MARK, priority=100)
+    rule = layer._HEADER.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, layer.TO_TABLE, 0)
+    rule += rtnetlink.number(layer.FRA_TABLE, MARK) + rtnetlink.number(layer.FRA_PRIORITY, 100)
+    with rtnetlink.open_socket() as sock, rtnetlink.open_socket() as other:
+        for each in (sock, other):
+            done = rtnetlink.change(each, [(layer.RTM_NEWRULE, layer.ADD, rule), (layer.RTM_DELRULE, 0, rule)])
+            assert done == [None, None], done
     events = tamper.FirewallEvents()
     seen = [touch for data in tamper.received(nft) for touch in events.take(data)]
     seen += [touch for data in tamper.received(routes) for touch in tamper.routing_events(data)]

@@ -74,6 +74,7 @@ async def call(driver: WireGuard, profile: WireGuardProfile, line: str) -> None:
 
 async def main() -> None:
     logging.basicConfig(level=logging.DEBUG)  # everything a library might say: the test looks for keys in it
+    logging.getLogger("console").debug("logs are on")
     reader = asyncio.StreamReader(limit=1 << 20)  # the profile is one line
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
