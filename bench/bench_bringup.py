@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.common import report, title
 from lab.air import Air
+from lab.control_groups import control_groups
 from lab.first_byte import first_byte
 from lab.openvpn_server import LINK, PROGRAM, OpenVpnServer
 from lab.processes import LabError, Process
@@ -137,6 +138,7 @@ def main() -> None:
     title("connect to the first answer, OpenVPN over UDP")
     with ExitStack() as stack:
         labs = [stack.enter_context(Laboratory(seed)) for seed in (7, 8)]
+        stack.enter_context(control_groups(labs[0]))
         configs = []
         for lab in labs:
             server = OpenVpnServer(lab.vpn, lab.plan, Path(stack.enter_context(tempfile.TemporaryDirectory())))

@@ -25,10 +25,10 @@ nothing of the file is kept. Names of servers are resolved at import: while a tu
 ## OpenVPN
 
 openvpn 2.6 carries the tunnel and does nothing else. It runs no scripts, sets no addresses, no routes and no DNS, and
-has no right but that to send marked packets (CAP_NET_RAW; on Linux before 5.17 CAP_NET_ADMIN). Its configuration goes
-to it through memory, user name and password over a socket that only root can reach. One server is tried at a time,
-and the firewall lets only that one be reached; when it fails, the next one has its turn. A connection that breaks is
-made anew by tunwarden, behind the same firewall.
+has no capability: the kernel marks what its control group sends (without unified control groups, CAP_NET_ADMIN is
+left to it for that). Its configuration goes to it through memory, user name and password over a socket that only root
+can reach. One server is tried at a time, and the firewall lets only that one be reached; when it fails, the next one
+has its turn. A connection that breaks is made anew by tunwarden, behind the same firewall.
 
 Of what the **server** pushes, these are taken: addresses (`ifconfig`, `ifconfig-ipv6`, `topology`, `route-gateway`),
 resolvers (`dhcp-option DNS`, `DNS6`), `tun-mtu`, `ping`, `ping-restart`, the cipher and what belongs to it, a token

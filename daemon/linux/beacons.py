@@ -20,7 +20,7 @@ DIGEST_BYTES = 32
 
 
 class LinuxBeacons:
-    """Implements `daemon.host.Beacons`. Needs CAP_NET_ADMIN and CAP_NET_RAW."""
+    """Implements `daemon.host.Beacons`. Needs CAP_NET_ADMIN; before Linux 5.7 also CAP_NET_RAW."""
 
     async def fingerprint(self, ifname: str, server: Endpoint) -> bytes:
         what = f"ask the beacon {endpoint_text(server)} over {ifname}"

@@ -83,12 +83,10 @@ class LinkFrames:
         threading.Thread(target=self._socket.close, name="close").start()
 
     def _understood(self, who: str, said: bytes) -> Finding | None:
+        if (finding := understood(said)) is not None:
+            return finding
         kind, _, rest = said.partition(b" ")
-        if kind == b"!":
-            name, _, what = rest.decode("ascii", "replace").partition(" ")
-            with contextlib.suppress(ValueError):
-                return Finding(Evidence(name), "".join(each for each in what if each.isprintable())[:WHAT_LONGEST])
-        elif kind == b"?" and len(rest) == 4:
+        if kind == b"?" and len(rest) == 4:
             self._question(IPv4Address(rest))
             return None
         raise HostError(who, "it talks nonsense")
@@ -112,6 +110,21 @@ class LinkFrames:
         buffer = ctypes.create_string_buffer(program, len(program))
         about = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, about)
+
+
+def understood(said: bytes) -> Finding | None:
+    """The finding of `! evidence what`, as `frame_reader.py` tells it; None: it is something else."""
+    kind, _, rest = said.partition(b" ")
+    if kind == b"!":
+        name, _, what = rest.decode("ascii", "replace").partition(" ")
+        with contextlib.suppress(ValueError):
+            return Finding(Evidence(name), "".join(each for each in what if each.isprintable())[:WHAT_LONGEST])
+    return None
+
+
+def said_of(finding: Finding) -> bytes:
+    """The opposite."""
+    return f"! {finding.evidence.value} {finding.what}".encode()
 
 
 def request(mac: bytes, own: bytes, wanted: bytes) -> bytes:

@@ -25,14 +25,16 @@ from daemon.linux.split_groups import SplitGroups
 from daemon.linux.tamper import LinuxTamper
 from daemon.linux.tunnels import Tunnels
 from daemon.linux.twins import Twins
+from daemon.linux.watch_client import ServiceFrames, ServiceLeakCheck, may_open
 from daemon.linux.wifi import LinuxWifi, sources
 from policies.settings import Settings
 
 
 def linux_host(settings: Settings, state_folder: Path) -> Host:
     """What the daemon needs of Linux."""
+    itself = may_open()  # else the service that watches does it
     return Host(
-        lookouts=(Frames(), Twins()),
+        lookouts=(Frames() if itself else ServiceFrames(), Twins()),
         link_counters=LinkCounters(),
         path_mtu=LinuxPathMtu(),
         server_probe=WireGuardProbe(),
@@ -45,7 +47,7 @@ def linux_host(settings: Settings, state_folder: Path) -> Host:
         tamper=LinuxTamper(),
         lockdown=LockdownFile(state_folder),
         sleep=EverySleep(LogindSleep()),
-        leak_check=LinuxLeakCheck(settings.split.subnets),
+        leak_check=(LinuxLeakCheck if itself else ServiceLeakCheck)(settings.split.subnets),
         obstacles=NftObstacles(),
         beacons=LinuxBeacons(),
         login_tree=LoginTree(),

@@ -131,7 +131,10 @@ class Capture:
             self._packets.setsockopt(
                 socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(FILTER), ctypes.addressof(program))
             )
-            self._packets.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
+            try:
+                self._packets.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
+            except PermissionError:  # that is for CAP_NET_ADMIN; as much as everybody may have
+                self._packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._packets.setblocking(False)
         except OSError:
             self._packets.close()

@@ -2,7 +2,10 @@
 
 Everything goes to it over two descriptors that only root can reach: the configuration on its standard input (memory, no
 file), the user name and the password over a Unix socket in a folder of root's. It runs no scripts, makes no link, sets
-no address and no route; it may only send marked packets. It ends with the socket, so also when we are killed.
+no address and no route. It ends with the socket, so also when we are killed.
+
+Its packets are marked by the kernel, because of the control group that it is started in, `<cgroup2>/tunwarden/openvpn`:
+so it needs no capability at all. Where that is not possible it sets the mark itself, with CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -13,16 +16,22 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from daemon import files
 from daemon.host import HostError
+from daemon.linux import control_groups, socket_mark
 from daemon.linux.openvpn_said import Said
 from daemon.linux.wireguard_go import Process, end_foreign, peer_of, start_time
 from policies.facts import Endpoint
 from policies.firewall import MARK, TUNNEL_IFNAME
 from policies.openvpn import OpenVPNProfile, render
+
+log = structlog.get_logger()
 
 PROGRAM = Path("/usr/sbin/openvpn")
 FOLDER = Path("/run/tunwarden/openvpn")
@@ -39,16 +48,18 @@ TAKEN = (
 )  # fmt: skip
 
 PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 38, 0x20080522  # <linux/prctl.h>, <linux/capability.h>
-CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
-RAW_MAY_MARK = (5, 17)  # before this version of Linux only CAP_NET_ADMIN may set SO_MARK
+CAP_NET_ADMIN = 12
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def configuration(profile: OpenVPNProfile, server: Endpoint, socket: Path) -> Iterator[str]:
-    """The lines of the configuration: what is ours, then what comes of the profile's fields."""
+def configuration(profile: OpenVPNProfile, server: Endpoint, socket: Path, *, marked: bool = False) -> Iterator[str]:
+    """The lines of the configuration: what is ours, then what comes of the profile's fields.
+
+    `marked`: the kernel marks its packets; else openvpn does.
+    """
     protocol = f"{server.protocol}{server.address.version}{'-client' if server.protocol == 'tcp' else ''}"
     yield from (
-        "client", f"remote {server.address} {server.port} {protocol}", "nobind", f"mark {MARK}",
+        "client", f"remote {server.address} {server.port} {protocol}", "nobind", *(() if marked else (f"mark {MARK}",)),
         f"dev {TUNNEL_IFNAME}", "dev-type tun", "disable-dco", "ifconfig-noexec", "route-noexec", "ifconfig-nowarn",
         "script-security 0", "allow-compression no", "auth-nocache", "auth-retry none",
         # One connection, one process: who tries again, and where, is for the daemon to say.
@@ -64,8 +75,9 @@ def configuration(profile: OpenVPNProfile, server: Endpoint, socket: Path) -> It
 class OpenVPNProcess:
     """One openvpn. `start`, then `heard` after each change, `end` at last."""
 
-    def __init__(self, program: Path = PROGRAM, folder: Path = FOLDER) -> None:
+    def __init__(self, program: Path = PROGRAM, folder: Path = FOLDER, mounts: Path = control_groups.MOUNTS) -> None:
         self._program, self._socket, self._pid_file = program, folder / "management.sock", folder / "pid"
+        self._mounts = mounts
         self.said = Said()
         self._changed = asyncio.Event()  # something was heard
         self._gone = False
@@ -97,8 +109,7 @@ class OpenVPNProcess:
 
         listener = await asyncio.start_unix_server(arrive, self._socket, limit=LONGEST_LINE)
         try:
-            text = "".join(f"{line}\n" for line in configuration(profile, server, self._socket))
-            self.process = process = _started(program, text)
+            self.process = process = self._started(program, profile, server)
             files.write(self._pid_file, f"{process.pid} {start_time(process.pid)}\n".encode("ascii"))
             ended = asyncio.ensure_future(process.wait())
             either: set[asyncio.Future[Any]] = {arrived, ended}
@@ -116,6 +127,20 @@ class OpenVPNProcess:
             listener.close()
             arrived.cancel()
         self._reading = asyncio.get_running_loop().create_task(self._listen(reader, profile))
+
+    def _started(self, program: Path, profile: OpenVPNProfile, server: Endpoint) -> Process:
+        """Raises OSError."""
+        try:
+            group = _marked_group(self._mounts)
+        except HostError as err:
+            log.warning("openvpn keeps CAP_NET_ADMIN, to mark its packets", why=err.why)
+            group = None
+        try:
+            lines = configuration(profile, server, self._socket, marked=group is not None)
+            return _run(program, "".join(f"{line}\n" for line in lines), group)
+        finally:
+            if group is not None:
+                os.close(group)
 
     async def _listen(self, reader: asyncio.StreamReader, profile: OpenVPNProfile) -> None:
         try:
@@ -187,21 +212,43 @@ class OpenVPNProcess:
         files.remove(self._pid_file)
 
 
-def _started(program: Path, text: str) -> Process:
-    """Raises OSError."""
+def _marked_group(mounts: Path) -> int:
+    """Where a process enters the group whose sockets bear our mark: its cgroup.procs, opened. Raises HostError."""
+    what = "mark openvpn's packets"
+    top = control_groups.top(mounts, what)
+    folder = top / "openvpn"
+    try:
+        for each in (top, folder):
+            each.mkdir(mode=0o755, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            socket_mark.attach_for_good(descriptor, MARK)
+        finally:
+            os.close(descriptor)
+        return os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise HostError(what, f"no control group can be made in {top}: {err.strerror}") from err
+
+
+def _run(program: Path, text: str, group: int | None) -> Process:
+    """`group`: as `_marked_group` opened it. Raises OSError."""
     given = os.memfd_create("configuration", os.MFD_CLOEXEC)
     try:
         os.write(given, text.encode())
         os.lseek(given, 0, os.SEEK_SET)
-        return Process([str(program), "--config", "stdin"], "openvpn", stdin=given, prepare=_give_up)
+        return Process([str(program), "--config", "stdin"], "openvpn", stdin=given, prepare=partial(_give_up, group))
     finally:
         os.close(given)
 
 
-def _give_up() -> None:
-    """Between fork and exec: but one capability. With no_new_privs, a program that starts as root gets none back."""
-    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    kept = 1 << (CAP_NET_RAW if release >= RAW_MAY_MARK else CAP_NET_ADMIN)
+def _give_up(group: int | None) -> None:
+    """Between fork and exec. With no_new_privs, a program that starts as root gets no capability back."""
+    if group is not None:
+        try:
+            os.write(group, b"0")  # whoever writes it
+        except OSError:  # the group has just been removed
+            os._exit(126)
+    kept = 1 << CAP_NET_ADMIN if group is None else 0
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     data = struct.pack("=6I", kept, kept, 0, 0, 0, 0)
     if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or _libc.capset(header, data) != 0:

@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import itertools
 import secrets
 import socket
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from daemon.host import HostError
-from daemon.linux.wireguard_echo import REPLY4, REPLY6, REQUEST4, REQUEST6, checksum, echo_socket
+from daemon.linux.watch_client import echo_sockets
+from daemon.linux.wireguard_echo import REPLY4, REPLY6, REQUEST4, REQUEST6, checksum
 from policies.facts import Address
+from policies.firewall import TUNNEL_IFNAME
 from policies.mtu import Answer, Result, look
 
 SIOCGIFMTU, SIOCSIFMTU, IFREQ = 0x8921, 0x8922, "=16si20x"  # <linux/sockios.h>, <linux/if.h>
@@ -41,7 +44,7 @@ PACE = 0.002  # seconds between two packets, so that they do not push each other
 
 
 class LinuxPathMtu:
-    """Implements `daemon.host.PathMtu`. Needs CAP_NET_RAW, and CAP_NET_ADMIN to set."""
+    """Implements `daemon.host.PathMtu`, of our own tunnel. Needs CAP_NET_ADMIN to set."""
 
     def read(self, ifname: str) -> int | None:
         with contextlib.suppress(OSError):
@@ -66,18 +69,20 @@ class LinuxPathMtu:
         if not resolvers:
             return Result(Answer.SILENT)
         target = min(resolvers, key=lambda address: address.version)
-        found = await _search(Echoes, ifname, target, tried)
+        found = Result(Answer.SILENT)
+        for asker, _ in await echo_sockets((target,)) if ifname == TUNNEL_IFNAME else ():  # one, or none
+            found = await _search(functools.partial(Echoes, asker, target), tried)
         if found.answer is Answer.FOUND:
             return found
-        asked = await _search(Questions, ifname, target, tried)
+        asked = await _search(functools.partial(Questions, ifname, target), tried)
         taken = HEADERS[target.version] + UDP_SIZE
         return asked if asked.mtu > taken else found
 
 
-async def _search(kind: type[Echoes | Questions], ifname: str, target: Address, tried: tuple[int, ...]) -> Result:
+async def _search(made: Callable[[], _Asker], tried: tuple[int, ...]) -> Result:
     """Raises HostError."""
     try:
-        prober = kind(ifname, target)
+        prober = made()
     except OSError as err:
         raise HostError("search for the MTU", err.strerror or str(err)) from err
     with contextlib.closing(prober):
@@ -178,10 +183,9 @@ class _Asker:
 
 
 class Echoes(_Asker):
-    """Raises OSError."""
+    """At a socket of `wireguard_echo.py`, which is its own to close. Raises OSError."""
 
-    def __init__(self, ifname: str, target: Address) -> None:
-        asker = echo_socket(ifname, target.version)
+    def __init__(self, asker: socket.socket, target: Address) -> None:
         try:
             asker.connect((str(target), 0))
         except OSError:

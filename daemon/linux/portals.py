@@ -46,7 +46,7 @@ MOST_LINKS = 64
 
 
 class LinuxPortals:
-    """Implements `daemon.host.Portals`. Needs CAP_NET_ADMIN and CAP_NET_RAW."""
+    """Implements `daemon.host.Portals`. Needs CAP_NET_ADMIN; before Linux 5.7 also CAP_NET_RAW."""
 
     def __init__(self) -> None:
         self._advertised: dict[int, str] = {}  # by ifindex

@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from daemon.host import Counters, HostError, TunnelError
+from daemon.linux.watch_client import echo_sockets
 from daemon.linux.wireguard_device import Device, PeerState, create_first
 from daemon.linux.wireguard_echo import Echo
 from daemon.linux.wireguard_go import WireGuardGo
@@ -172,7 +173,7 @@ class _Open:
 
     async def silent(self) -> str:
         """Returns when data went out and nothing came back, or the way changed, and the server answers no probe."""
-        with contextlib.closing(Echo(TUNNEL_IFNAME, self._resolvers)) as echo:
+        with contextlib.closing(Echo(await echo_sockets(self._resolvers))) as echo:
             return await self._silent(echo)
 
     async def _silent(self, echo: Echo) -> str:

@@ -20,28 +20,23 @@ MOST = 64  # that are remembered
 
 
 class Echo:
-    """Asks the first of `targets` of each IP version, by turns. Never raises; without CAP_NET_RAW nobody is asked.
+    """Asks at the sockets (see `echo_socket`), each its own target, by turns. Never raises; none are asked without any.
 
-    Made and closed within the event loop, which hears the answers as they come.
+    Made and closed within the event loop, which hears the answers as they come. The sockets are its own to close.
 
     `sent` is the bytes that the tunnel's counters show of them, `rtt` the seconds that the last answered one took:
     each is forgotten with `taken`.
     """
 
-    def __init__(self, ifname: str, targets: Sequence[Address]) -> None:
-        self._sockets: list[tuple[socket.socket, Address]] = []
+    def __init__(self, sockets: Sequence[tuple[socket.socket, Address]]) -> None:
+        self._sockets = list(sockets)
         self._token, self._identifier = os.urandom(8), int.from_bytes(os.urandom(2))
         self._number = 0
         self._asked: dict[int, float] = {}
         self.sent = 0
         self.rtt: float | None = None
-        for version in (4, 6):
-            target = next((address for address in targets if address.version == version), None)
-            if target is not None:
-                with contextlib.suppress(OSError):
-                    asker = echo_socket(ifname, version)
-                    asyncio.get_running_loop().add_reader(asker, self._hear)
-                    self._sockets.append((asker, target))
+        for asker, _ in self._sockets:
+            asyncio.get_running_loop().add_reader(asker, self._hear)
 
     def send(self) -> None:
         """One request, if the network lets it."""
@@ -90,7 +85,7 @@ class Echo:
 
 
 def echo_socket(ifname: str, version: int) -> socket.socket:
-    """A raw socket through that link, which hears answers to echo requests only. Raises OSError."""
+    """A raw socket over that link, which hears answers to echo requests only. Needs CAP_NET_RAW. Raises OSError."""
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     if version == 4:
         asker = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)

@@ -18,7 +18,7 @@ from lab.hosts import CommandError
 from lab.processes import LabError
 
 PROJECT, WHEELS = "/mnt/project", "/mnt/wheels"  # places of the binds
-UNIT = "tunwarden.service"
+UNIT, WATCH = "tunwarden.service", "tunwarden-watch.service"
 TABLE = ("nft", "list", "table", "inet", "tunwarden")
 # pip inside may use nothing but the folder of wheels.
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS, "PIP_CONFIG_FILE": "/dev/null", "PIP_CACHE_DIR": "/dev/null"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.machine import OFFLINE, PROJECT, UNIT, Machine
+from tests.boot.machine import OFFLINE, PROJECT, UNIT, WATCH, Machine
 from tests.boot.test_units import WORST_EXPOSURE
 
 pytestmark = pytest.mark.boot
@@ -20,7 +20,7 @@ PYTHON = f"{ENVIRONMENT}/bin/python"
 OBJECT = ("org.tunwarden.Daemon1", "/org/tunwarden/Daemon1")
 SEND = ("dbus-send", "--system", "--print-reply", f"--dest={OBJECT[0]}", OBJECT[1])
 LOCKDOWN = "tunwarden-lockdown.service"
-SOCKETS = ("tunwarden.socket", "tunwarden-read.socket")
+SOCKETS = ("tunwarden.socket", "tunwarden-read.socket", "tunwarden-watch.socket")
 
 
 def pinned(lock: Path) -> dict[str, str]:
@@ -107,7 +107,8 @@ def test_the_group_the_folders_and_the_preset_are_systemds(machine: Machine) -> 
     assert "Creating group 'tunwarden'" in machine.installed_output
     shown = machine.run("systemctl", "list-unit-files", "--no-legend", "--no-pager", "tunwarden*").stdout.splitlines()
     assert {tuple(line.split()) for line in shown} == {
-        (unit, "enabled", "enabled") for unit in (UNIT, LOCKDOWN, *SOCKETS)
+        *((unit, "enabled", "enabled") for unit in (UNIT, LOCKDOWN, *SOCKETS)),
+        (WATCH, "static", "-"),  # started when it is asked
     }
 
 
@@ -173,7 +174,7 @@ def test_a_question_starts_the_daemon(fresh: Machine) -> None:
 NO_CACHE = {"MANWIDTH": "70"}  # at its usual width, `man` keeps what it has formatted
 
 
-@pytest.mark.parametrize("name", [UNIT, LOCKDOWN, *SOCKETS])
+@pytest.mark.parametrize("name", [UNIT, LOCKDOWN, WATCH, *SOCKETS])
 def test_the_unit_has_no_flaw_that_systemd_knows(machine: Machine, name: str) -> None:
     """With the manual pages that it names, where there is a `man` to look for them."""
     man = "--man=yes" if machine.run("sh", "-c", "command -v man", check=False).stdout else "--man=no"
@@ -205,7 +206,7 @@ def test_an_upgrade_lets_nothing_out(fresh: Machine) -> None:
     assert fresh.status()["target"] == "protected"
     assert fresh.run("sh", "-c", f"ls -d {ENVIRONMENT}*").stdout.split() == [ENVIRONMENT]
     # The next boot begins closed, as before.
-    assert fresh.run("systemctl", "is-enabled", UNIT, LOCKDOWN, *SOCKETS).stdout.split() == ["enabled"] * 4
+    assert fresh.run("systemctl", "is-enabled", UNIT, LOCKDOWN, *SOCKETS).stdout.split() == ["enabled"] * 5
     kept = fresh.box.read("/var/lib/tunwarden/lockdown.nft")
     assert kept == fresh.box.read(f"{ENVIRONMENT}/closed.nft")
 
@@ -247,7 +248,7 @@ def test_uninstall_opens_the_machine(fresh: Machine) -> None:
     for name in ("src_valid_mark", "arp_ignore"):
         assert fresh.box.read(f"/proc/sys/net/ipv4/conf/all/{name}") == "0\n"
     assert fresh.run("ip", "link", "show", "tunwarden0", check=False).returncode == 1
-    for unit in (UNIT, LOCKDOWN, *SOCKETS):
+    for unit in (UNIT, LOCKDOWN, WATCH, *SOCKETS):
         assert fresh.run("systemctl", "cat", unit, check=False).returncode == 1
     assert fresh.run("ls", "/var/lib/tunwarden").stdout.split() == ["profiles", "traffic.db", "tunwarden.db"]
     kept = [path for path in named_after_us(fresh) if not path.startswith("/var/lib/tunwarden")]

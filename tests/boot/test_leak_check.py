@@ -1,10 +1,10 @@
-"""K7: the check for leaks may do within the unit's sandbox what it needs: packet sockets, raw sockets, a filter."""
+"""K7: the check for leaks may do within its unit's sandbox what it needs: packet sockets, raw sockets, a filter."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.boot.machine import Machine
+from tests.boot.machine import WATCH, Machine
 
 pytestmark = pytest.mark.boot
 
@@ -37,5 +37,27 @@ def test_it_can_look(fresh: Machine) -> None:
     found = fresh.run("tunwarden", "leak-test", "--json")
     assert '"leaked": 0, "unable": null' in found.stdout
     assert "uplink" in found.stdout
+    fresh.run("tunwarden", "disconnect")
+    fresh.wait_state("idle")
+
+
+def test_without_the_watching_service_it_says_so(fresh: Machine) -> None:
+    """It protects as ever. Once its socket is there, it looks again."""
+    watch = "tunwarden-watch.socket"
+    fresh.run("systemctl", "stop", watch, WATCH)
+    try:
+        fresh.import_profile()
+        fresh.run("tunwarden", "connect", "--wait", "--timeout", "15")
+        fresh.wait("it says so", lambda: watch in str(fresh.status()["warnings"]))
+        status = fresh.status()
+        assert (status["protected"], status["blocking"], status["alarm"]) == (True, True, None)
+    finally:
+        fresh.run("systemctl", "start", watch)
+    assert fresh.run("stat", "--format=%a %U", "/run/tunwarden/watch.sock").stdout == "600 root\n"
+    fresh.run("tunwarden", "disconnect")
+    fresh.wait_state("idle")
+    fresh.run("tunwarden", "connect", "--wait", "--timeout", "15")
+    fresh.wait("it looks", lambda: fresh.box.show(WATCH, "ActiveState")["ActiveState"] == "active")
+    fresh.wait("it has looked", lambda: fresh.status()["warnings"] == [])
     fresh.run("tunwarden", "disconnect")
     fresh.wait_state("idle")

@@ -10,7 +10,7 @@ import pytest
 from lab.air import AccessPoint, Air
 from lab.networkmanager_stand_in import NAME as NETWORKMANAGER
 from lab.networkmanager_stand_in import NetworkManagerStandIn
-from tests.boot.machine import UNIT, Machine
+from tests.boot.machine import UNIT, WATCH, Machine
 
 pytestmark = pytest.mark.boot
 
@@ -88,7 +88,7 @@ def test_a_resolv_conf_that_is_a_link_elsewhere(fresh: Machine) -> None:
 
 def test_what_it_does_not_need_it_may_not(fresh: Machine) -> None:
     status = dict(line.split(":\t", 1) for line in fresh.box.read(f"/proc/{fresh.main_pid}/status").splitlines())
-    needed = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW | 1 << CAP_BPF
+    needed = 1 << CAP_NET_ADMIN | 1 << CAP_BPF
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == needed
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
@@ -136,18 +136,34 @@ def test_networkmanager_is_heard_over_the_real_bus(fresh: Machine) -> None:
 
 
 def reads_strangers_confined(machine: Machine) -> None:
-    """N13: on that network a child reads frames, within the unit's sandbox and with nothing of what the unit may."""
+    """N13: on that network a child of the watching service reads frames, with nothing of what that one may."""
+
+    def watcher() -> int:
+        return int(machine.box.show(WATCH, "MainPID")["MainPID"])
 
     def child() -> str:
-        found = machine.run("pgrep", "--parent", str(machine.main_pid), "--full", "confinement.py", check=False).stdout
+        found = machine.run("pgrep", "--parent", str(watcher()), "--full", "confinement.py", check=False).stdout
         about = machine.run("cat", f"/proc/{found.strip()}/status", check=False).stdout
         return about if "Seccomp:\t2" in about and "CapEff:\t0000000000000000" in about else ""
 
+    def status_of(text: str) -> dict[str, str]:
+        return dict(line.split(":\t", 1) for line in text.splitlines())
+
     machine.wait("the reader", child, 20)
-    status = dict(line.split(":\t", 1) for line in child().splitlines())
-    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
-    assert int(status["Seccomp_filters"]) > 1  # the unit's, and its own
+    reader = status_of(child())
+    opener = status_of(machine.box.read(f"/proc/{watcher()}/status"))
+    assert {reader[name] for name in ("CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert int(reader["Seccomp_filters"]) > 1  # the unit's, and its own
+    assert {opener[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {f"{1 << CAP_NET_RAW:016x}"}
+    assert opener["CapAmb"] == "0" * 16
+    assert 0 not in {int(each) for about in (reader, opener) for each in about["Uid"].split()}
+    assert machine.run("pgrep", "--parent", str(machine.main_pid), "--full", "confinement.py", check=False).stdout == ""
     assert "not looked for" not in machine.box.journal()
+    # It is killed: the daemon asks again, and who asks is answered by the next one.
+    former = watcher()
+    machine.run("kill", "-KILL", str(former))
+    machine.wait("another reader", lambda: watcher() not in (0, former) and child(), 40)
+    assert machine.active() == "active"
 
 
 # --- killed, restarted, stopped ---------------------------------------------------------------------------------------

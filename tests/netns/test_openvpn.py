@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lab.addresses import ECHO_PORT
+from lab.control_groups import control_groups
 from lab.first_byte import protected_again
 from lab.frames import Expect, Kind
 from lab.openvpn_server import PASSWORD, PROGRAM, USER, Authority, OpenVpnServer
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 PROFILE = "ovpn"
-CAP_NET_RAW = 13  # <linux/capability.h>
+CAP_NET_ADMIN = 12  # <linux/capability.h>
 
 
 @pytest.fixture
@@ -37,11 +38,13 @@ def server(lab: Laboratory, tmp_path: Path) -> OpenVpnServer:
 @pytest.fixture
 def subject(lab: Laboratory) -> Iterator[Subject]:
     """The daemon, started, without a profile."""
-    subject = Subject(lab)
-    subject.start(25)
-    yield subject
-    if subject.process is not None and subject.process.running:
-        assert "Traceback" not in subject.process.output(), subject.process.output()
+    with control_groups(lab):
+        subject = Subject(lab)
+        subject.start(25)
+        yield subject
+        if subject.process is not None and subject.process.running:
+            assert "Traceback" not in subject.process.output(), subject.process.output()
+            subject.kill()  # or it would make groups elsewhere when these have gone
 
 
 def bring(subject: Subject, server: OpenVpnServer, **ways: Any) -> None:
@@ -125,15 +128,30 @@ def test_an_ipv6_only_network(subject: Subject, server: OpenVpnServer, sealed: A
         assert exit_address(lab.laptop, lab.plan.internet4) == lab.plan.server4
 
 
+def test_where_no_group_can_be_marked(lab: Laboratory, server: OpenVpnServer, sealed: Any) -> None:
+    """It marks its packets itself, and keeps the one capability that this takes."""
+    lab.laptop.run("mount", "-t", "tmpfs", "none", "/sys/fs/cgroup")
+    subject = Subject(lab)
+    subject.start(25)
+    server.start()
+    bring(subject, server)
+    with sealed() as meter:
+        meter.expect = server.expect()
+        connected(subject, server)
+    (pid,) = openvpns(lab)
+    assert f"CapEff:\t{1 << CAP_NET_ADMIN:016x}\n" in lab.laptop.read(f"/proc/{pid}/status")
+
+
 def test_its_process_can_do_next_to_nothing(subject: Subject, server: OpenVpnServer) -> None:
-    """One capability, no new privileges, no environment of ours; keys in no file and in no argument (E4, E12)."""
+    """No capability, no new privileges, no environment of ours; keys in no file and in no argument (E4, E12)."""
     lab = subject.lab
     server.start(login=True)
     bring(subject, server)
     connected(subject, server)
     (pid,) = openvpns(lab)
     status = dict(line.split(":\t") for line in lab.laptop.read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
-    assert {status[name] for name in ("CapPrm", "CapEff")} == {f"{1 << CAP_NET_RAW:016x}"}
+    assert {status[name] for name in ("CapPrm", "CapEff")} == {"0" * 16}
+    assert lab.laptop.read("/sys/fs/cgroup/tunwarden/openvpn/cgroup.procs") == f"{pid}\n"
     assert status["CapInh"] == status["CapAmb"] == "0" * 16
     assert status["NoNewPrivs"] == "1"
     assert lab.laptop.read(f"/proc/{pid}/cmdline").split("\0")[1:] == ["--config", "stdin", ""]

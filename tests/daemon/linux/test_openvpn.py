@@ -47,6 +47,8 @@ def test_the_configuration() -> None:
     for needed in (f"mark {MARK}", f"dev {TUNNEL_IFNAME}", "script-security 0", "ifconfig-noexec", "route-noexec",
                    "allow-compression no", "remap-usr1 SIGTERM", "remote 192.0.2.1 1194 udp4"):  # fmt: skip
         assert lines.count(needed) == 1
+    marked = list(configuration(profile(), SERVER, Path("/run/x/m"), marked=True))
+    assert [line for line in lines if line not in marked] == [f"mark {MARK}"]  # the kernel marks its packets
     assert "remote 2001:db8::1 443 tcp6-client" in configuration(
         profile(), Endpoint(ip_address("2001:db8::1"), 443, "tcp"), Path("/run/x/m")
     )
