@@ -4,8 +4,9 @@ Everything goes to it over two descriptors that only root can reach: the configu
 file), the user name and the password over a Unix socket in a folder of root's. It runs no scripts, makes no link, sets
 no address and no route. It ends with the socket, so also when we are killed.
 
-Its packets are marked by the kernel, because of the control group that it is started in, `<cgroup2>/tunwarden/openvpn`:
-so it needs no capability at all. Where that is not possible it sets the mark itself, with CAP_NET_ADMIN.
+Its packets are marked by the kernel, because of its control group, `<cgroup2>/tunwarden/openvpn`: so it needs no
+capability at all. It is moved there while it waits to be let go, and has no socket yet. Where no group can be marked,
+it sets the mark itself, with CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -107,9 +108,15 @@ class OpenVPNProcess:
             else:
                 arrived.set_result((reader, writer))
 
+        moving: asyncio.Task[None] | None = None
         listener = await asyncio.start_unix_server(arrive, self._socket, limit=LONGEST_LINE)
         try:
-            self.process = process = self._started(program, profile, server)
+            group = self._group()
+            lines = configuration(profile, server, self._socket, marked=group is not None)
+            self.process = process = _run(program, "".join(f"{line}\n" for line in lines), marked=group is not None)
+            if group is not None:
+                moving = asyncio.get_running_loop().create_task(_move(process.pid, group))
+                moving.add_done_callback(lambda task: task.cancelled() or task.exception())  # the first error is told
             files.write(self._pid_file, f"{process.pid} {start_time(process.pid)}\n".encode("ascii"))
             ended = asyncio.ensure_future(process.wait())
             either: set[asyncio.Future[Any]] = {arrived, ended}
@@ -121,26 +128,24 @@ class OpenVPNProcess:
             reader, self._writer = arrived.result()
             if peer_of(self._writer.get_extra_info("socket")) != process.pid:
                 raise HostError(what, f"another program came to {self._socket}")
+            if moving is not None:
+                await moving
         except OSError as err:
             raise HostError(what, f"{err.filename or program}: {err.strerror}") from err
         finally:
             listener.close()
             arrived.cancel()
+            if moving is not None:
+                moving.cancel()
         self._reading = asyncio.get_running_loop().create_task(self._listen(reader, profile))
 
-    def _started(self, program: Path, profile: OpenVPNProfile, server: Endpoint) -> Process:
-        """Raises OSError."""
+    def _group(self) -> Path | None:
+        """The control group whose sockets bear our mark; None where there can be none."""
         try:
-            group = _marked_group(self._mounts)
+            return _marked_group(self._mounts)
         except HostError as err:
             log.warning("openvpn keeps CAP_NET_ADMIN, to mark its packets", why=err.why)
-            group = None
-        try:
-            lines = configuration(profile, server, self._socket, marked=group is not None)
-            return _run(program, "".join(f"{line}\n" for line in lines), group)
-        finally:
-            if group is not None:
-                os.close(group)
+            return None
 
     async def _listen(self, reader: asyncio.StreamReader, profile: OpenVPNProfile) -> None:
         try:
@@ -212,8 +217,8 @@ class OpenVPNProcess:
         files.remove(self._pid_file)
 
 
-def _marked_group(mounts: Path) -> int:
-    """Where a process enters the group whose sockets bear our mark: its cgroup.procs, opened. Raises HostError."""
+def _marked_group(mounts: Path) -> Path:
+    """Raises HostError."""
     what = "mark openvpn's packets"
     top = control_groups.top(mounts, what)
     folder = top / "openvpn"
@@ -225,30 +230,38 @@ def _marked_group(mounts: Path) -> int:
             socket_mark.attach_for_good(descriptor, MARK)
         finally:
             os.close(descriptor)
-        return os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError as err:
         raise HostError(what, f"no control group can be made in {top}: {err.strerror}") from err
+    return folder
 
 
-def _run(program: Path, text: str, group: int | None) -> Process:
-    """`group`: as `_marked_group` opened it. Raises OSError."""
+async def _move(pid: int, folder: Path) -> None:
+    """Put our child, not yet waited for, into the group: some 20 ms in the kernel. Raises HostError, OSError."""
+    process = os.pidfd_open(pid)
+
+    def move() -> None:
+        try:
+            control_groups.move(process, folder, folder.parent, "mark openvpn's packets")
+        finally:
+            os.close(process)
+
+    await asyncio.to_thread(move)
+
+
+def _run(program: Path, text: str, *, marked: bool) -> Process:
+    """`marked`: the kernel marks its packets. Raises OSError."""
     given = os.memfd_create("configuration", os.MFD_CLOEXEC)
     try:
         os.write(given, text.encode())
         os.lseek(given, 0, os.SEEK_SET)
-        return Process([str(program), "--config", "stdin"], "openvpn", stdin=given, prepare=partial(_give_up, group))
+        return Process([str(program), "--config", "stdin"], "openvpn", stdin=given, prepare=partial(_give_up, marked))
     finally:
         os.close(given)
 
 
-def _give_up(group: int | None) -> None:
+def _give_up(marked: bool) -> None:
     """Between fork and exec. With no_new_privs, a program that starts as root gets no capability back."""
-    if group is not None:
-        try:
-            os.write(group, b"0")  # whoever writes it
-        except OSError:  # the group has just been removed
-            os._exit(126)
-    kept = 1 << CAP_NET_ADMIN if group is None else 0
+    kept = 0 if marked else 1 << CAP_NET_ADMIN
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     data = struct.pack("=6I", kept, kept, 0, 0, 0, 0)
     if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or _libc.capset(header, data) != 0:
