@@ -6,9 +6,9 @@ HostError, like a packet socket that cannot be opened.
 
 The first message, JSON: `version`, `ask` and what belongs to it.
 
-    frames  link               b"" once it listens; after {"begin": true} findings; {"link": ...} is what is new of it
-    leaks   ifnames, excluded  the sentences of leak_check.py
-    echo    versions           sockets for echo requests, bound to the tunnel
+    frames  link                       b"" once it listens; after {"begin": true} findings; {"link": ...} is what is new
+    leaks   ifnames, excluded, tunnel  the sentences of leak_check.py
+    echo    versions                   sockets for echo requests, bound to the tunnel
 
 Where the daemon may open such sockets itself, as in the laboratory, it does the same in its own process.
 """
@@ -110,11 +110,16 @@ class ServiceLeakCheck:
     """Implements `daemon.host.LeakCheck`: `leak_check.py` by way of the service."""
 
     def __init__(self, excluded: tuple[IPv4Network | IPv6Network, ...] = (), path: Path = PATH) -> None:
-        self.excluded, self._path = excluded, path
+        self.excluded, self.tunnel, self._path = excluded, TUNNEL_IFNAME, path
 
     async def check(self, ifnames: Sequence[str]) -> tuple[str, ...]:
         what = "check for leaks"
-        request = {"ask": "leaks", "ifnames": list(ifnames), "excluded": [str(each) for each in self.excluded]}
+        request = {
+            "ask": "leaks",
+            "ifnames": list(ifnames),
+            "excluded": [str(each) for each in self.excluded],
+            "tunnel": self.tunnel,
+        }
         with _asked(request, what, self._path) as channel:
             kind, said = await _heard(channel, what, CHECK_S)
         sentences = None

@@ -150,6 +150,7 @@ async def _read(connection: socket.socket, watch: LinkFrames) -> None:
 async def _leaks(connection: socket.socket, request: dict[str, Any]) -> None:
     ifnames = [str(each) for each in request["ifnames"]][:IFNAMES]
     check = LinuxLeakCheck(tuple(ip_network(each) for each in request["excluded"]))
+    check.tunnel = str(request["tunnel"])
     await _say(connection, RESULT + json.dumps(await check.check(ifnames)).encode())
 
 
