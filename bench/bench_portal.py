@@ -1,9 +1,10 @@
 """The portal as it is deployed (portal/deploy's units, their number of workers apart): how much, and what it costs.
 
-On SQLite and on PostgreSQL, with 1, 2 and 4 workers: 160 sign-ins at once, each of another account from another address;
-entitlements, each for a device that last asked 13 hours ago; codes redeemed; and 1,000 event streams. Every answer is
-checked: tokens by their signature, sign-ins by whose they are, codes by the database. Beside them the same server answers
-what needs no database. The judge on a busy machine is the processor's time a request, of workers and database together.
+On SQLite and on PostgreSQL, with 1, 2 and 4 workers: 160 sign-ins at once, each of another account from another
+address; entitlements, each for a device that last asked 13 hours ago; codes redeemed; and 1,000 event streams. Every
+answer is checked: tokens by their signature, sign-ins by whose they are, codes by the database. Beside them the same
+server answers what needs no database. The judge on a busy machine is the processor's time a request, of workers and
+database.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ from bench.common import TOP, resident_mib, title
 from tests.portal import postgres
 
 WORKERS = (1, 2, 4)
-SIGN_INS, ENTITLEMENTS, CODES, PINGS, SPARE = 160, 1200, 320, 1500, 32
+SIGN_INS, ENTITLEMENTS, CODES, PINGS, SPARE = 160, 640, 160, 800, 32
 EACH = ENTITLEMENTS + SPARE  # accounts with a device, of one number of workers
 STREAMS, COMMANDS, A_SECOND = 1000, 250, 50
 CONNECTIONS = 8  # except for sign-ins
 READ = """read, not measured here:
-  Keycloak's sizing guide (keycloak.org/high-availability/concepts-memory-and-cpu-sizing): a vCPU for each 15 sign-ins with a
-  password a second, and for each 120 refreshed tokens a second, hence 30 and 240 on 2 cores; 1,250 MB at the start
-  NetBird: its guides give no figures for sign-ins; issue 1824: 100 streams a server until 0.27.1, then more"""
+  Keycloak's sizing guide: a vCPU for each 15 sign-ins with a password and for each 120 refreshed tokens a second,
+  hence 30 and 240 on 2 cores (keycloak.org/high-availability/concepts-memory-and-cpu-sizing)
+  NetBird publishes no such figures; users of it report 1.5 to 3 s to list 500 peers (issue 2587), and 8 vCPU for 70
+  connected peers with 480 networks (issue 4488)"""
 
 
 @dataclass
@@ -151,7 +153,7 @@ def filled(name: str) -> Iterator[Place]:
                 import psycopg
 
                 with psycopg.connect(host=str(cluster.socket), user="portal", dbname="portal") as connection:
-                    return int(connection.execute(query).fetchone()[0])  # type: ignore[index,call-overload]
+                    return int(connection.execute(query).fetchone()[0])  # type: ignore[index]
         else:
 
             def count(query: str) -> int:
@@ -160,7 +162,14 @@ def filled(name: str) -> Iterator[Place]:
                 with sqlite3.connect(folder / "portal.sqlite3") as connection:
                     return int(connection.execute(query).fetchone()[0])
 
-        make = [sys.executable, "-m", "bench.portal_seed", "make", str(EACH * len(WORKERS)), str(folder / "codes")]
+        make = [
+            sys.executable,
+            "-m",
+            "bench.portal_seed",
+            "make",
+            str(max(STREAMS, EACH * len(WORKERS))),
+            str(folder / "codes"),
+        ]
         subprocess.run(make, cwd=TOP, env=env, check=True)
         yield Place(name, folder, env, count, also, json.loads((folder / "codes").read_text()))
 
@@ -301,16 +310,23 @@ def streams(pool: Any, place: Place) -> int:
     wrong += COMMANDS - len(seen)
     points = statistics.quantiles(delays, n=100)
     grown = told.mib_open - told.mib_before
-    print(f"  {STREAMS:,} streams: {told.mib_open:.0f} MiB, {grown:.0f} of them the streams' ({grown / STREAMS * 1024:.0f} KiB "
-          f"each); opened in {told.open_seconds:.1f} s, {told.open_cpu_ms / STREAMS:.2f} ms of CPU each; idle "
-          f"{told.idle_percent:.1f} % of a core")  # fmt: skip
-    print(f"  {COMMANDS} commands, {A_SECOND} a second: half within {points[49]:.0f} ms, 99 of 100 within {points[98]:.0f} ms; "
-          f"{told.told_cpu_ms / COMMANDS:.2f} ms of CPU each, the generator's {told.cpu_ms / COMMANDS:.2f}; {wrong} wrong")  # fmt: skip
+    each, opening = grown / STREAMS * 1024, told.open_cpu_ms / STREAMS
+    print(
+        f"  {STREAMS:,} streams: {told.mib_open:.0f} MiB, {grown:.0f} of them the streams' ({each:.0f} KiB each); "
+        f"opened in {told.open_seconds:.1f} s, {opening:.2f} ms of CPU each; idle {told.idle_percent:.1f} % of a core"
+    )
+    print(
+        f"  {COMMANDS} commands, {A_SECOND} a second: half within {points[49]:.0f} ms, 99 of 100 within "
+        f"{points[98]:.0f} ms; {told.told_cpu_ms / COMMANDS:.2f} ms of CPU each, the generator's "
+        f"{told.cpu_ms / COMMANDS:.2f}; {wrong} wrong"
+    )
     return wrong
 
 
 def public_keys(place: Place) -> list[dict[str, str]]:
-    program = "import json, django; django.setup(); from portal import signing; print(json.dumps(signing.public_keys()))"
+    program = (
+        "import json, django; django.setup(); from portal import signing; print(json.dumps(signing.public_keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=TOP, env=place.env, check=True, stdout=subprocess.PIPE)
     return list(json.loads(done.stdout))
 

@@ -1,4 +1,4 @@
-"""What loads the portal: plain sockets in one thread, in a process of its own, so that little of the processor is ours."""
+"""What loads the portal: plain sockets in one thread, in a process of its own: little of the processor is ours."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ class Streams:
     cpu_ms: float = 0.0
 
 
-def streams(address: Address, pid: int, credentials: Sequence[str], sender: Sequence[str], env: dict[str, str]) -> Streams:
+def streams(
+    address: Address, pid: int, credentials: Sequence[str], sender: Sequence[str], env: dict[str, str]
+) -> Streams:
     """Opens one for each, watches them idle, has `sender` send its commands, and reads until all have come."""
     told = Streams(mib_before=resident_mib(pid))
     with contextlib.ExitStack() as stack:

@@ -1,13 +1,14 @@
 """Fills a portal's database, or sends commands to its devices. A program of its own: it is Django, bench_portal is not.
 
-    python -m bench.portal_seed make PLACES FILE
-    python -m bench.portal_seed send COUNT A_SECOND
+python -m bench.portal_seed make PLACES FILE
+python -m bench.portal_seed send COUNT A_SECOND
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import sys
 import time
@@ -15,7 +16,7 @@ import uuid
 from datetime import timedelta
 from pathlib import Path
 
-PASSWORD = "Blue7kettle"  # noqa: S105 - of accounts that live for minutes
+PASSWORD = "Blue7kettle"  # of accounts that live for minutes
 
 
 def _bytes(what: str, number: int) -> bytes:
@@ -39,7 +40,7 @@ def wireguard(number: int) -> str:
 
 
 def make(count: int, file: Path) -> None:
-    """So many accounts: consents given, e-mail confirmed, a year of the VPN, one device that last asked 13 hours ago."""
+    """So many accounts: consents given, e-mail confirmed, a year of the VPN, a device that last asked 13 hours ago."""
     from allauth.account.models import EmailAddress
     from django.contrib.auth.hashers import make_password
     from django.core.management import call_command
@@ -54,8 +55,7 @@ def make(count: int, file: Path) -> None:
     from portal.subscriptions.models import Plan, Product, Seat, Subscription, Term
 
     call_command("migrate", verbosity=0)
-    call_command("signing_keys", "make", verbosity=0)
-    call_command("createcachetable", verbosity=0)
+    call_command("signing_keys", "make", stdout=io.StringIO())
     now = timezone.now()
     with transaction.atomic():
         encoded = make_password(PASSWORD)  # one for all: to verify costs the same
@@ -65,8 +65,12 @@ def make(count: int, file: Path) -> None:
         EmailAddress.objects.bulk_create(
             [EmailAddress(user=each, email=each.email, verified=True, primary=True) for each in users], batch_size=1000
         )
-        texts = [Statement.objects.filter(kind=kind, language="en").latest("version") for kind in (Kind.PRIVACY, Kind.PORTAL)]
-        Consent.objects.bulk_create([Consent(user=each, statement=text) for each in users for text in texts], batch_size=1000)
+        texts = [
+            Statement.objects.filter(kind=kind, language="en").latest("version") for kind in (Kind.PRIVACY, Kind.PORTAL)
+        ]
+        Consent.objects.bulk_create(
+            [Consent(user=each, statement=text) for each in users for text in texts], batch_size=1000
+        )
         product, _ = Product.objects.get_or_create(slug="vpn", defaults={"name": "VPN", "shareable": False})
         other, _ = Product.objects.get_or_create(slug="other", defaults={"name": "Other"})
         plan = Plan.objects.create(product=product, slug="bench-year", name="A year", days=365, seats=5)

@@ -7,4 +7,9 @@ from django.http import HttpRequest
 
 
 def house(request: HttpRequest) -> dict[str, object]:
-    return {"brand": settings.BRAND, "support_mail": settings.SUPPORT_MAIL, "development": settings.DEBUG}
+    return {
+        "brand": settings.BRAND,
+        "support_mail": settings.SUPPORT_MAIL,
+        "development": settings.DEBUG,
+        "languages": settings.LANGUAGES,
+    }

@@ -20,11 +20,22 @@ INSTALLED_APPS = [
     "portal.accounts",
     "portal.consents",
     "portal.subscriptions",
+    "portal.devices",
+    "portal.downloads",
+    "portal.vpn",
+    "portal.support",
     "portal.api",
     "allauth",
     "allauth.account",
     "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.apple",
+    "allauth.socialaccount.providers.facebook",
+    "allauth.socialaccount.providers.google",
+    "allauth.socialaccount.providers.vk",
+    "allauth.socialaccount.providers.yandex",
     "allauth.headless",
+    "allauth.idp.oidc",
     "allauth.usersessions",
     "captcha",
     "django.contrib.admin",
@@ -34,15 +45,19 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.forms",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "portal.security.policy_headers",
+    "portal.api.plain.problems_only",
+    "portal.api.headless.Readable",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
+    "portal.security.Readable",  # after the token's check: strangers' files are not read for it
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "portal.accounts.language.account_language",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -70,6 +85,7 @@ TEMPLATES = [
         },
     }
 ]
+FORM_RENDERER = "django.forms.renderers.TemplatesSetting"  # templates/django/forms: hints below what they explain
 
 DATABASES = {"default": config.database(CONFIG)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -96,6 +112,7 @@ ACCOUNT_ADAPTER = "portal.accounts.adapter.Adapter"
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
+ACCOUNT_FORMS = {"reset_password_from_key": "portal.accounts.steps.reset.ResetForm"}
 ACCOUNT_SIGNUP_FORM_CLASS = "portal.accounts.signup.SignupForm"
 ACCOUNT_EMAIL_VERIFICATION = "optional"  # the account works at once; unconfirmed ones expire (expire_accounts)
 ACCOUNT_EMAIL_CONFIRMATION_EXPIRE_DAYS = CONFIG.activation_days
@@ -117,6 +134,24 @@ HEADLESS_CLIENTS = ("app",)
 HEADLESS_ONLY = False
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = BRAND
+MFA_ADAPTER = "portal.accounts.steps.mfa.Adapter"
+MFA_FORMS = {
+    "authenticate": "portal.accounts.steps.forms.AuthenticateForm",
+    "reauthenticate": "portal.accounts.steps.forms.ReauthenticateForm",
+}
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+# The second step needs a confirmed e-mail (steps/phones.py); who has one may still change it by confirming the new.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+SOCIALACCOUNT_ADAPTER = "portal.accounts.social.Adapter"
+SOCIALACCOUNT_FORMS = {"signup": "portal.accounts.social_forms.SocialSignupForm"}
+SOCIALACCOUNT_AUTO_SIGNUP = False  # no account without our form: country, privacy, statement
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = config.providers(CONFIG)
+SOCIAL_NOT_IN = CONFIG.social_not_in
+SMS = config.sms(CONFIG)
+SMS_PREFIXES = CONFIG.sms_prefixes
+SMS_PER_HOUR, SMS_PER_ADDRESS = CONFIG.sms_per_hour, CONFIG.sms_per_address
 USERSESSIONS_TRACK_ACTIVITY = False
 
 # Captcha (django-simple-captcha draws and speaks it; accounts/captcha.py judges it)
@@ -130,6 +165,24 @@ CAPTCHA_PER_ADDRESS = CONFIG.captcha_per_address
 CAPTCHA_WINDOW_SECONDS = CONFIG.captcha_window_minutes * 60
 ACTIVATION_DAYS = CONFIG.activation_days
 GRACE_DAYS = CONFIG.grace_days
+REPLY_MAIL = CONFIG.reply_mail
+TICKETS_PER_HOUR = CONFIG.tickets_per_hour
+ATTACHMENT_MEGABYTES, ATTACHMENT_COUNT = CONFIG.attachment_megabytes, CONFIG.attachment_count
+ATTACHMENT_TYPES = CONFIG.attachment_types
+# Devices (portal/devices)
+GEOIP, COUNTRY_HEADER = CONFIG.geoip, CONFIG.country_header
+EVENT_STREAMS, EVENT_KEEPALIVE = CONFIG.event_streams, CONFIG.event_keepalive_seconds
+IDP_OIDC_ADAPTER = "portal.devices.authorisation.OIDCAdapter"
+IDP_OIDC_ACCESS_TOKEN_EXPIRES_IN = 600  # it is exchanged at once
+SIGNING_KEYS = CONFIG.keys or CONFIG.state / "keys"
+VPN_PRODUCT = CONFIG.vpn_product
+QUOTA_MB, QUOTA_MB_SIGNED_IN = CONFIG.quota_mb, CONFIG.quota_mb_signed_in
+ENTITLEMENT_HOURS, ENTITLEMENT_REFRESH_HOURS = CONFIG.entitlement_hours, CONFIG.entitlement_refresh_hours
+SERVER_LIST_HOURS = CONFIG.server_list_hours
+ANONYMOUS_PER_ADDRESS = CONFIG.anonymous_per_address
+RELEASE_MAX_BYTES = CONFIG.release_max_mb * 1_000_000
+RELEASES_ACCEL = CONFIG.releases_accel
+DOWNLOAD_LINK_HOURS = CONFIG.download_link_hours
 
 # Mail
 if DEBUG:
@@ -143,7 +196,14 @@ DEFAULT_FROM_EMAIL = SERVER_EMAIL = CONFIG.mail_from
 
 # Languages: English is the source; docs/portal.md tells how a translation is added.
 LANGUAGE_CODE = "en"
-LANGUAGES = [("en", "English")]
+LANGUAGES = [  # each by its own name, for who looks for it cannot read the page
+    ("id", "Bahasa Indonesia"), ("cs", "Čeština"), ("da", "Dansk"), ("de", "Deutsch"), ("et", "Eesti"),
+    ("en", "English"), ("es", "Español"), ("es-mx", "Español (México)"), ("fr", "Français"), ("it", "Italiano"),
+    ("lv", "Latviešu"), ("lt", "Lietuvių"), ("nl", "Nederlands"), ("nb", "Norsk bokmål"), ("pl", "Polski"),
+    ("pt-br", "Português (Brasil)"), ("pt", "Português (Portugal)"), ("ro", "Română"), ("fi", "Suomi"),
+    ("sv", "Svenska"), ("vi", "Tiếng Việt"), ("tr", "Türkçe"), ("el", "Ελληνικά"), ("ru", "Русский"), ("ar", "العربية"),
+    ("th", "ไทย"), ("ko", "한국어"), ("ja", "日本語"), ("zh-hant", "繁體中文"),
+]  # fmt: skip
 LOCALE_PATHS = [BASE / "locale"]
 USE_I18N = USE_TZ = True
 TIME_ZONE = "UTC"
@@ -154,6 +214,15 @@ STATICFILES_DIRS = [BASE / "static"]
 STATIC_ROOT = CONFIG.state / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "releases": config.releases(CONFIG),
+    "attachments": {  # private: served by support/attachments.py alone
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {
+            "location": str(CONFIG.state / "attachments"),
+            "file_permissions_mode": 0o600,
+            "directory_permissions_mode": 0o700,
+        },
+    },
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if DEBUG
@@ -161,6 +230,11 @@ STORAGES = {
     },
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+FILE_UPLOAD_HANDLERS = [
+    "portal.support.attachments.Bounded",  # first: it decides how much may come at all
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 
 # Transport
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = CONFIG.https and not DEBUG

@@ -12,8 +12,11 @@ from django.urls import include, path
 from django.views.decorators.http import require_safe
 
 from portal.accounts import views as accounts
+from portal.accounts.language import choose
+from portal.accounts.social_urls import headless
 from portal.api.interface import api
 from portal.consents.views import RequiredView
+from portal.devices import authorisation
 
 
 @require_safe
@@ -25,16 +28,30 @@ def home(request: HttpRequest) -> HttpResponse:
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
 urlpatterns = [
+    # First what is asked most often: each address is compared in turn.
+    path("api/v1/auth/statements", RequiredView.as_api_view(client=Client.APP), name="api-statements"),
+    path("api/v1/", api.urls),
     path("", home, name="home"),
     path("", include("portal.consents.urls")),
     path("captcha/<slug:key>/image/", accounts.captcha_image, name="captcha-image"),
     path("captcha/<slug:key>/audio/", accounts.captcha_audio, name="captcha-audio"),
+    path("accounts/", include("portal.accounts.steps.urls")),
+    path("accounts/", include("portal.accounts.social_urls")),
     path("accounts/", include("allauth.urls")),
     path("account/", include("portal.accounts.urls")),
+    path("language/", choose, name="language"),
     path("subscriptions/", include("portal.subscriptions.urls")),
+    path("downloads/", include("portal.downloads.urls")),
+    path("", include("portal.support.urls")),
+    path("devices/", include("portal.devices.urls")),
+    # Before allauth's own: ours count wrong codes and say expired_token.
+    path("identity/o/device", authorisation.page),
+    path("identity/o/api/device/code", authorisation.begin),
+    path("identity/o/api/token", authorisation.token),
+    path("", include("allauth.idp.urls")),
+    path("_allauth/app/v1/", include("portal.accounts.steps.headless")),
+    path("_allauth/app/v1/", include(headless)),
     path("_allauth/", include("allauth.headless.urls")),
-    path("api/v1/auth/statements", RequiredView.as_api_view(client=Client.APP), name="api-statements"),
-    path("api/v1/", api.urls),
     path("staff/", admin.site.urls),
 ]
 if settings.DEBUG:

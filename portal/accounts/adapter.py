@@ -19,6 +19,10 @@ from portal.accounts import attempts, captcha
 from portal.accounts.models import User
 
 STATEMENTS = "portal.consents.stage.ConsentStage"
+STAGES = {
+    "allauth.account.stages.LoginByCodeStage": "portal.accounts.steps.stages.SmsStage",
+    "allauth.mfa.stages.AuthenticateStage": "portal.accounts.steps.stages.AppStage",
+}
 
 
 class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -39,9 +43,14 @@ class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
             captcha.check(request)
         user: User | None = super().authenticate(request, **credentials)
         if user is not None:
-            counted.give_back()
-            attempts.forget("signin", email)
+            counted.succeeded("signin", email)
         return user
+
+    def is_safe_url(self, url: str) -> bool:
+        try:
+            return bool(super().is_safe_url(url))
+        except ValueError:  # "http://[": no address at all
+            return False
 
     def clean_email(self, email: str) -> str:
         # Letters that only look Latin would make two accounts that nobody can tell apart.
@@ -65,4 +74,4 @@ class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def get_login_stages(self) -> list[str]:
         # First: whoever declines has not even got a code by SMS.
-        return [STATEMENTS, *super().get_login_stages()]
+        return [STATEMENTS, *(STAGES.get(stage, stage) for stage in super().get_login_stages())]

@@ -9,24 +9,30 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from portal.accounts.models import Failure
 
 HOPELESS = 20  # times a limit: machines read captchas too
+HOUR = 3600
 
 
 @dataclass(frozen=True)
 class Limit:
-    """So many failures of one key within the window; then something more is asked for."""
+    """So many failures of one key within so many seconds (0: the captcha's window); then more is asked for."""
 
     key: str
     count: int
+    seconds: int = 0
+
+    def since(self) -> datetime:
+        return timezone.now() - timedelta(seconds=self.seconds or settings.CAPTCHA_WINDOW_SECONDS)
 
 
 @dataclass
@@ -40,6 +46,14 @@ class Try:
     def give_back(self) -> None:
         """It did not fail."""
         Failure.objects.filter(pk__in=self.rows).delete()
+
+    def succeeded(self, purpose: str, account: str) -> None:
+        """The account's failures no longer count either. Those of the address do, or one account would reset them."""
+        Failure.objects.filter(Q(pk__in=self.rows) | Q(key=_account(purpose, account).key)).delete()
+
+
+def _account(purpose: str, account: str) -> Limit:
+    return Limit(_key(purpose, "account", account.strip().lower()), settings.CAPTCHA_PER_ACCOUNT)
 
 
 def _key(*parts: str) -> str:
@@ -59,18 +73,22 @@ def network(address: str) -> str:
 def limits(purpose: str, address: str, account: str = "") -> list[Limit]:
     found = [Limit(_key(purpose, "address", network(address)), settings.CAPTCHA_PER_ADDRESS)]
     if account:
-        found.append(Limit(_key(purpose, "account", account.strip().lower()), settings.CAPTCHA_PER_ACCOUNT))
+        found.append(_account(purpose, account))
     return found
 
 
 def exceeded(of: list[Limit], times: int = 1) -> bool:
     """Whether the next try needs more: as many failures as the limit, or so many times it. Counts nothing."""
-    since = timezone.now() - timedelta(seconds=settings.CAPTCHA_WINDOW_SECONDS)
-    return any(Failure.objects.filter(key=each.key, at__gt=since).count() >= each.count * times for each in of)
+    return any(Failure.objects.filter(key=each.key, at__gt=each.since()).count() >= each.count * times for each in of)
 
 
-def begin(of: list[Limit]) -> Try:
-    """Counts a try."""
+def hourly(purpose: str, **counts: tuple[str, int]) -> list[Limit]:
+    """Limits within an hour: `hourly("sms", account=("7", 5), address=("192.0.2.1", 20))`."""
+    return [Limit(_key(purpose, what, value), count, HOUR) for what, (value, count) in counts.items()]
+
+
+def begin(of: list[Limit], times: int = HOPELESS) -> Try:
+    """Counts a try. It is hopeless at so many `times` a limit."""
     with transaction.atomic():
         if connection.vendor == "postgresql":
             # SQLite's transactions are IMMEDIATE: one writer. Here the keys are locked, always in the same order.
@@ -79,18 +97,13 @@ def begin(of: list[Limit]) -> Try:
                     number = int.from_bytes(hashlib.sha256(each.key.encode()).digest()[:8], "big", signed=True)
                     cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
         over = exceeded(of)
-        hopeless = over and exceeded(of, HOPELESS)
+        hopeless = over and exceeded(of, times)
         # What is refused anyway is not counted, or a flood would fill the table.
-        rows = [] if hopeless else [Failure.objects.create(key=each.key).pk for each in of]
-    return Try(rows, over, hopeless)
-
-
-def forget(purpose: str, account: str) -> None:
-    """A success: the account's failures no longer count. Those of the address do, or one account would reset them."""
-    Failure.objects.filter(key=_key(purpose, "account", account.strip().lower())).delete()
+        made = [] if hopeless else Failure.objects.bulk_create([Failure(key=each.key) for each in of])
+    return Try([each.pk for each in made], over, hopeless)
 
 
 def expire() -> int:
-    """Removes what is older than the window; how many."""
-    since = timezone.now() - timedelta(seconds=settings.CAPTCHA_WINDOW_SECONDS)
+    """Removes what is older than any window; how many."""
+    since = timezone.now() - timedelta(seconds=max(settings.CAPTCHA_WINDOW_SECONDS, HOUR))
     return Failure.objects.filter(at__lte=since).delete()[0]

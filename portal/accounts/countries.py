@@ -26,7 +26,8 @@ def choices() -> list[tuple[str, str]]:
         names = Locale.parse(get_language() or "en", sep="-").territories
     except (UnknownLocaleError, ValueError):
         names = Locale("en").territories
-    return sorted(((code, names.get(code, code)) for code in codes()), key=lambda pair: pair[1])
+    english = Locale("en").territories
+    return sorted(((code, names.get(code, english[code])) for code in codes()), key=lambda pair: pair[1])
 
 
 def of_locale(tag: str) -> str:

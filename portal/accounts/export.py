@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account.models import EmailAddress
+from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 
 from portal.accounts.models import User
 from portal.subscriptions.models import Share, Subscription
+from portal.support import record
 
 
 def document(user: User) -> dict[str, Any]:
@@ -37,6 +39,16 @@ def document(user: User) -> dict[str, Any]:
             }
             for each in user.consents.select_related("statement")
         ],
+        "phone": user.phone.number if hasattr(user, "phone") else None,
+        "quick_sign_in": [
+            {
+                "provider": each.provider,
+                "id": each.uid,
+                "email": each.extra_data.get("email"),
+                "since": each.date_joined.isoformat(),
+            }
+            for each in SocialAccount.objects.filter(user=user)
+        ],
         "sessions": [
             {"address": each.ip, "user_agent": each.user_agent, "since": each.created_at.isoformat()}
             for each in UserSession.objects.filter(user=user)
@@ -57,10 +69,33 @@ def document(user: User) -> dict[str, Any]:
             }
             for each in Subscription.objects.filter(owner=user).select_related("product")
         ],
+        "devices": [
+            {
+                "name": each.name,
+                "platform": each.platform,
+                "version": each.version,
+                "wireguard_key": each.wireguard_key,
+                "connected_at": each.connected_at.isoformat(),
+                "last_seen_at": each.last_seen_at.isoformat(),
+                "address": each.address,
+                "country": each.country,
+                "applications": [one.application for one in each.credentials.all()],
+                "commands": [
+                    {"command": one.verb, "at": one.created_at.isoformat(), "state": one.state(), "answer": one.message}
+                    for one in each.commands.all()
+                ],
+            }
+            for each in user.devices.all()
+        ],
         "shared_with_me": [
             {"product": each.subscription.product.name, "by": each.sender_name, "accepted_at": _time(each.accepted_at)}
             for each in Share.objects.filter(recipient=user).select_related("subscription__product")
         ],
+        "older_versions": [
+            {"release": str(each.release), "reason": each.reason, "at": each.at.isoformat()}
+            for each in user.granted_releases.select_related("release__product")
+        ],
+        "support_requests": [record.of(each) for each in record.every(user)],
     }
 
 

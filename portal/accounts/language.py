@@ -7,6 +7,8 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import translation
+from django.views.decorators.http import require_POST
+from django.views.i18n import set_language
 
 SHIPPED = frozenset(code for code, _ in settings.LANGUAGES)
 
@@ -24,3 +26,13 @@ def account_language(
         return get_response(request)
 
     return middleware
+
+
+@require_POST
+def choose(request: HttpRequest) -> HttpResponseBase:
+    """From the foot of any page: kept in the browser and, of who is signed in, in the account, also for mails."""
+    code = request.POST.get("language", "")
+    if request.user.is_authenticated and code in SHIPPED:
+        request.user.language = code
+        request.user.save(update_fields=["language"])
+    return set_language(request)

@@ -1,4 +1,4 @@
-"""The user, former passwords, counted failures and codes for deletion."""
+"""The user, the phone of the second step, former passwords, counted failures and codes."""
 
 from __future__ import annotations
 
@@ -75,3 +75,30 @@ class DeletionCode(models.Model):
     digest = models.CharField(max_length=64)
     expires_at = models.DateTimeField()
     tries = models.PositiveSmallIntegerField(default=0)
+
+
+class Phone(models.Model):
+    """A confirmed number. Who has one signs in in two steps."""
+
+    user = models.OneToOneField(User, models.CASCADE, related_name="phone")
+    number = models.CharField(max_length=16)  # E.164: + and at most 15 digits
+    confirmed_at = models.DateTimeField(default=timezone.now)
+
+
+class SmsCode(models.Model):
+    """A code that was sent, one at a time for each purpose, and only its digest."""
+
+    class Purpose(models.TextChoices):
+        PHONE = "phone"  # confirms a number
+        SIGNIN = "signin"
+        RESET = "reset"  # of the password
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="sms_codes")
+    purpose = models.CharField(max_length=8, choices=Purpose.choices)
+    number = models.CharField(max_length=16)
+    digest = models.CharField(max_length=64)
+    expires_at = models.DateTimeField()
+    tries = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["user", "purpose"], name="one_sms_code_a_purpose")]

@@ -31,10 +31,20 @@ COUNTED = {
 }
 
 
+def offered_countries() -> list[tuple[str, str]]:
+    """None first: where the browser says no country, nobody gets the alphabet's first one by not looking."""
+    return [("", "—"), *countries.choices()]
+
+
 class SignupForm(forms.Form):
     """Country, privacy policy, marketing and the portal statement."""
 
-    country = forms.ChoiceField(label=gettext_lazy("Country"), choices=countries.choices, required=False)
+    country = forms.ChoiceField(
+        label=gettext_lazy("Country"),
+        choices=offered_countries,
+        required=False,  # an application may send its locale instead
+        widget=forms.Select(attrs={"required": True}),
+    )
     locale = forms.CharField(required=False, max_length=35, widget=forms.HiddenInput)
     privacy = forms.BooleanField(label=gettext_lazy("I have read and accept the privacy policy."))
     marketing = forms.BooleanField(
@@ -57,7 +67,7 @@ class SignupForm(forms.Form):
             super().full_clean()
             return
         request = context.request
-        email = self.data.get("email", "")
+        email = self.data.get("email") or self.initial.get("email", "")
         address = get_adapter(request).get_client_ip(request)
         counted = attempts.begin(attempts.limits("signup", address, email if isinstance(email, str) else ""))
         if counted.exceeded:

@@ -10,41 +10,39 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.account.internal.flows.reauthentication import is_reauthentication_required
-from allauth.headless.contrib.ninja.security import x_session_token_auth
-from allauth.headless.internal.sessionkit import authenticate_by_x_session_token
 from django.core.exceptions import ValidationError
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
-from ninja import NinjaAPI, Schema
-from pydantic import Field
+from ninja import Schema, Status
+from pydantic import Field, StrictBool
 
 from portal.accounts import captcha, deletion, export
-from portal.api import problems
+from portal.accounts.steps import api as steps_api
+from portal.api import limits, problems
+from portal.api.authentication import SessionToken
+from portal.api.document import Interface
+from portal.api.parsing import Strict
 from portal.consents import ledger
 from portal.consents.models import Kind
 from portal.consents.views import document
+from portal.devices.api import router as devices
+from portal.downloads.api import router as downloads
 from portal.subscriptions import sharing
 from portal.subscriptions.models import Share, Subscription
 from portal.subscriptions.views import redeem_counted
+from portal.support.api import router as support
+from portal.vpn.api import router as vpn
 
-
-class SessionToken(type(x_session_token_auth)):  # type: ignore[misc]
-    """The token of an application's session; its account becomes request.user."""
-
-    openapi_name = "X-Session-Token"
-
-    def __call__(self, request: HttpRequest) -> Any:
-        token = self.get_session_token(request)
-        found = authenticate_by_x_session_token(token) if token else None
-        if found is None:
-            return None
-        request.user, request.session = found
-        return found[0]
-
-
-api = NinjaAPI(title="tunwarden portal", version="1", urls_namespace="api", docs_url=None, auth=[SessionToken()])
+api = Interface(
+    title="tunwarden portal", version="1", urls_namespace="api", docs_url=None, auth=[SessionToken()], parser=Strict()
+)
 problems.install(api)
+api.add_router("", steps_api.router)
+api.add_router("", devices)
+api.add_router("", support)
+api.add_router("", vpn)
+api.add_router("", downloads)
 
 
 class Challenge(Schema):
@@ -70,14 +68,14 @@ class Consent(Schema):
 
 
 class Switch(Schema):
-    on: bool
+    on: StrictBool
 
 
 class Code(Schema):
     code: str = Field(max_length=100)
 
 
-class Invitation(Schema):
+class ShareWith(Schema):
     email: str = Field(max_length=254)
     name: str = Field(max_length=80)
 
@@ -147,6 +145,7 @@ def describe(subscription: Subscription, user: Any) -> SubscriptionOut:
 @api.post("/captcha", response=Challenge, auth=None)
 def new_captcha(request: HttpRequest) -> Any:
     """A new image, for an answer with `captcha_required` or `captcha_wrong`."""
+    limits.take("captcha", request, 600)
     return captcha.new()
 
 
@@ -207,6 +206,7 @@ def ask_deletion(request: HttpRequest) -> Any:
     """Mails the code."""
     confirmed(request)
     user: Any = request.user
+    limits.take("deletion", request, 10, account=user.email)
     deletion.request_code(user)
     return Done()
 
@@ -236,15 +236,18 @@ def redeem(request: HttpRequest, body: Code) -> Any:
 
 
 @api.post("/subscriptions/{number}/shares", response={201: Done})
-def share(request: HttpRequest, number: int, body: Invitation) -> Any:
+def share(request: HttpRequest, number: int, body: ShareWith) -> Any:
     subscription = get_object_or_404(Subscription, pk=number, owner=request.user)
-    sharing.invite(subscription, body.email, body.name, f"{request.scheme}://{request.get_host()}")
-    return 201, Done()
+    sharing.invite(subscription, body.email, sharing.sender(body.name), f"{request.scheme}://{request.get_host()}")
+    return Status(201, Done())
 
 
 @api.delete("/subscriptions/shares/{number}", response=Done)
 def unshare(request: HttpRequest, number: int) -> Any:
     user: Any = request.user
     get_object_or_404(Share, pk=number, subscription__owner=user)
-    sharing.revoke(user, number)
+    try:
+        sharing.revoke(user, number)
+    except Share.DoesNotExist:  # twice at once
+        raise Http404 from None
     return Done()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from allauth.usersessions.models import UserSession
 from django.db import transaction
 from django.db.models import Max
+from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.translation import get_language
 
@@ -12,6 +13,7 @@ from portal.accounts.models import User
 from portal.consents.models import Consent, Kind, Statement
 
 REQUIRED = (Kind.PRIVACY, Kind.PORTAL)
+sessions_ended = Signal()  # with `user`: whatever else keeps somebody signed in ends too
 
 
 def current(kind: Kind) -> Statement:
@@ -32,7 +34,11 @@ def holds(user: User, kind: Kind) -> bool:
 
 def missing(user: User) -> list[Statement]:
     """What must be accepted before this account can be used."""
-    return [current(kind) for kind in REQUIRED if not holds(user, kind)]
+    # Two queries, for each sign-in asks this.
+    newest = dict(Statement.objects.filter(kind__in=REQUIRED).order_by().values_list("kind").annotate(Max("version")))
+    given = user.consents.filter(statement__kind__in=REQUIRED, withdrawn_at__isnull=True).order_by()
+    held = set(given.values_list("statement__kind", "statement__version"))
+    return [current(kind) for kind in REQUIRED if (kind.value, newest.get(kind.value)) not in held]
 
 
 def give(user: User, statement: Statement, address: str | None) -> Consent:
@@ -60,3 +66,4 @@ def end_sessions(user: User) -> None:
     """Signs the account out everywhere."""
     for session in UserSession.objects.filter(user=user):
         session.end()
+    sessions_ended.send(User, user=user)

@@ -17,7 +17,9 @@ from django.utils.translation import gettext as _
 
 from portal.accounts.models import User
 from portal.subscriptions.models import Move, Seat, Share, State, Subscription
+from portal.support import words
 
+SENDER = 80  # characters of the name in an invitation
 MOST_SHARES = 50  # people at once; more is not a household
 
 
@@ -25,12 +27,17 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def sender(name: str) -> str:
+    """What somebody calls himself in an invitation; may be empty. Raises ValidationError text_…."""
+    return words.line(name, SENDER) if name.strip() else ""
+
+
 def invite(subscription: Subscription, email: str, sender_name: str, origin: str) -> Share:
     """Mails an invitation.
 
     Raises ValidationError not_shareable, not_active, invalid, own_email, already_shared or too_many.
     """
-    email = email.strip().lower()
+    email = email.strip()
     if not subscription.product.shareable:
         raise ValidationError(_("%(name)s is for its holder alone."), "not_shareable", {"name": subscription.product})
     if subscription.state() == State.EXPIRED:
@@ -38,6 +45,7 @@ def invite(subscription: Subscription, email: str, sender_name: str, origin: str
     validate_email(email)
     if not email.isascii():
         raise ValidationError(_("Write the e-mail address in Latin letters."), "invalid")
+    email = email.lower()
     if email == subscription.owner.email:
         raise ValidationError(_("That is your own e-mail."), "own_email")
     token = secrets.token_urlsafe(32)
@@ -47,7 +55,7 @@ def invite(subscription: Subscription, email: str, sender_name: str, origin: str
             raise ValidationError(_("It is shared with this e-mail already."), "already_shared")
         if subscription.shares.count() >= MOST_SHARES:
             raise ValidationError(_("It is shared with %(most)d people already."), "too_many", {"most": MOST_SHARES})
-        share = subscription.shares.create(email=email, sender_name=sender_name[:80], digest=_digest(token))
+        share = subscription.shares.create(email=email, sender_name=sender_name[:SENDER], digest=_digest(token))
     context = {
         "brand": settings.BRAND,
         "sender": share.sender_name,

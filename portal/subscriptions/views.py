@@ -71,7 +71,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST":
         origin = f"{request.scheme}://{request.get_host()}"
         try:
-            sharing.invite(subscription, request.POST.get("email", ""), request.POST.get("name", ""), origin)
+            name = sharing.sender(request.POST.get("name", ""))
+            sharing.invite(subscription, request.POST.get("email", ""), name, origin)
         except ValidationError as err:
             error = err
         else:
@@ -90,7 +91,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
     share = get_object_or_404(Share, pk=pk, subscription__owner=request.user)
     user: Any = request.user
-    sharing.revoke(user, share.pk)
+    try:
+        sharing.revoke(user, share.pk)
+    except Share.DoesNotExist:  # the same button, pressed twice at once
+        raise Http404 from None
     messages.success(request, _("No longer shared with %(email)s.") % {"email": share.email})
     return redirect("subscriptions:detail", pk=share.subscription_id)
 

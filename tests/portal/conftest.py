@@ -1,11 +1,14 @@
 """The portal on SQLite in a temporary folder, a fresh copy of the database for each test, and two doors to it.
 
+PORTAL_TEST_POSTGRES, the folder of a server's socket, puts the same tests on PostgreSQL: test_postgres.py does.
+
 Without Django (`pip install -r requirements-portal.lock`) every test here is skipped, and the reason is printed.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -20,11 +23,15 @@ from typing import Any
 
 import pytest
 
+from tests.portal import postgres
+
 TOP = Path(__file__).parent.parent.parent
 NEEDED = ("django", "allauth", "ninja", "captcha", "argon2", "whitenoise", "babel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 GOOD = "Blue7kettle"
 FOLDER = Path(tempfile.mkdtemp(prefix="tunwarden-portal-")) if not MISSING else None
+SOCKET = os.environ.get("PORTAL_TEST_POSTGRES", "")
+DATABASE = f"portal_{os.getpid()}"
 
 if FOLDER is not None:
     sys.path.insert(0, str(TOP))
@@ -33,6 +40,8 @@ if FOLDER is not None:
         "PORTAL_CONFIG": str(FOLDER / "portal.toml"),
         "PORTAL_STATE": str(FOLDER),
     }
+    if SOCKET:
+        os.environ["PORTAL_DATABASE"] = postgres.url(SOCKET, DATABASE)
     key = "the tests' own key, good for nothing else and longer than fifty characters"
     (FOLDER / "portal.toml").write_text(f'secret_key = "{key}"\nhosts = ["testserver"]\nhttps = false\n')
     (FOLDER / "static").mkdir()
@@ -73,9 +82,16 @@ def template() -> Path:
     # Static files are not collected here, so their names have no hashes.
     settings.STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
     setup_test_environment()
+    call_command("compile_translations", verbosity=0)
+    if SOCKET:
+        postgres.run(SOCKET, f"CREATE DATABASE {DATABASE}")
     call_command("migrate", verbosity=0)
+    call_command("signing_keys", "make", stdout=io.StringIO())
     connections.close_all()
     assert FOLDER is not None
+    if SOCKET:
+        postgres.replace(SOCKET, f"{DATABASE}_template", DATABASE)
+        return FOLDER / "none"
     return Path(shutil.copy(FOLDER / "portal.sqlite3", FOLDER / "template.sqlite3"))
 
 
@@ -88,9 +104,12 @@ def portal(template: Path) -> Iterator[None]:
     from django.utils import translation
 
     database = template.with_name("portal.sqlite3")
-    for leftover in database.parent.glob("portal.sqlite3*"):
-        leftover.unlink()
-    shutil.copy(template, database)
+    if SOCKET:
+        postgres.replace(SOCKET, DATABASE, f"{DATABASE}_template")
+    else:
+        for leftover in database.parent.glob("portal.sqlite3*"):
+            leftover.unlink()
+        shutil.copy(template, database)
     mail.outbox = []  # type: ignore[attr-defined]
     translation.activate("en")
     yield
@@ -266,3 +285,22 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             yield
 
     return changed
+
+
+@pytest.fixture
+def sms(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The SMS that were sent, to nobody."""
+    from portal.accounts.steps import gateways
+    from tests.portal.second_step import Recorder
+
+    recorder = Recorder()
+    monkeypatch.setattr(gateways, "gateway", lambda: recorder)
+    return recorder
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The providers of quick sign-in, played on loopback."""
+    from tests.portal.quick import configured
+
+    return configured(monkeypatch)

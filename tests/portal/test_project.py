@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -128,6 +129,7 @@ def test_catalogue_is_complete(tmp_path: Path) -> None:
     assert words() == kept
 
 
+@pytest.mark.skipif("PORTAL_TEST_POSTGRES" in os.environ, reason="on SQLite alone")
 def test_wal(new_user: Callable[..., User]) -> None:
     from django.db import connection
 
@@ -232,10 +234,12 @@ def test_mail_box_is_for_development(web: Any) -> None:
 
 def test_make_portal(tmp_path: Path) -> None:
     """What `make portal` runs: an administrator, products, codes, and a mail box that shows the activation mail."""
-    with socket.socket() as free:
+    with socket.socket() as free, socket.socket() as other:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        other.bind(("127.0.0.1", 0))
+        address, events = f"127.0.0.1:{free.getsockname()[1]}", str(other.getsockname()[1])
     environment = {"PATH": os.environ["PATH"], "PORTAL_STATE": str(tmp_path / "state"), "PORTAL_ADDRESS": address}
+    environment["PORTAL_EVENTS_PORT"] = events
     command = [shutil.which("sh") or "/bin/sh", "portal/deploy/development", sys.executable]
     with (tmp_path / "out").open("w+") as out:
         process = subprocess.Popen(command, cwd=TOP, env=environment, stdout=out, stderr=subprocess.STDOUT)
@@ -266,6 +270,10 @@ def test_make_portal(tmp_path: Path) -> None:
                 box = response.read().decode()
             assert "ann@example.org" in box
             assert re.search(rf'<a href="http://{address}/accounts/confirm-email/[^"]+">', box)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{events}/api/v1/events", timeout=60)
+            with refused.value as answered:
+                assert (answered.code, b"not_signed_in" in answered.read()) == (401, True)
             settings = environment | {"PORTAL_DEBUG": "true", "PORTAL_CONFIG": os.devnull}
             demo = [sys.executable, "-m", "portal", "demo"]
             again = subprocess.run(demo, cwd=TOP, capture_output=True, text=True, check=True, timeout=120, env=settings)

@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from portal.accounts import attempts
-from portal.accounts.models import DeletionCode, User
+from portal.accounts.models import DeletionCode, SmsCode, User
 
 
 class Command(BaseCommand):
@@ -33,6 +33,7 @@ class Command(BaseCommand):
             count += 1
         failures = attempts.expire()
         DeletionCode.objects.filter(expires_at__lte=timezone.now()).delete()
+        SmsCode.objects.filter(expires_at__lte=timezone.now()).delete()
         CaptchaStore.remove_expired()
         call_command("clearsessions")
         self.stdout.write(f"removed {count} unconfirmed accounts and {failures} counted failures")

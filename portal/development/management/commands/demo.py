@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from portal.accounts.models import User
 from portal.consents import ledger
+from portal.development import samples
 from portal.subscriptions import redemption
 from portal.subscriptions.models import Plan, Product
 
@@ -33,6 +34,7 @@ class Command(BaseCommand):
                 Plan.objects.get_or_create(
                     slug=plan_slug, defaults={"product": product, "name": plan_name, "days": days, "seats": seats}
                 )
+        samples.add()
         if User.objects.filter(email=ADMINISTRATOR).exists():
             self.stdout.write(f"the demo is here already; the administrator is {ADMINISTRATOR}")
             return

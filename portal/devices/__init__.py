@@ -1,0 +1,1 @@
+"""Devices of an account: their credentials, what is asked of them from afar, and the stream that tells them."""

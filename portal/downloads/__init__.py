@@ -1,0 +1,1 @@
+"""Releases of products, and who may download them where."""

@@ -1,0 +1,1 @@
+"""Support: requests with attachments, answered by page and by mail; help pages."""
