@@ -51,7 +51,8 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def _not_understood(status: int = 400) -> HttpResponse:
-    return HttpResponse(render_to_string("400.html"), status=status)
+    headers = {"Allow": ", ".join(sorted(METHODS))} if status == 405 else None
+    return HttpResponse(render_to_string("400.html"), status=status, headers=headers)
 
 
 class Readable:

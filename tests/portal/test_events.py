@@ -32,8 +32,9 @@ ON_POSTGRES = bool(os.environ.get("PORTAL_TEST_POSTGRES"))
 STREAMS = 4  # that the process allows here
 
 
-@pytest.fixture(scope="module")
-def process(template: Path) -> Iterator[Process]:
+@pytest.fixture
+def process(portal: None) -> Iterator[Process]:
+    """Of one test: a process that has the database open does not survive its replacement."""
     with uvicorn(PORTAL_EVENT_KEEPALIVE_SECONDS="1", PORTAL_EVENT_STREAMS=str(STREAMS)) as made:
         yield made
 

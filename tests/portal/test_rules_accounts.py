@@ -74,7 +74,11 @@ def test_passwords_must_agree(web: Any) -> None:
 )
 def test_email_must_be_valid(door: Any, email: str) -> None:
     """A24."""
-    assert door.sign_up(email).codes["email"] & {"invalid", "required", "null_characters_not_allowed"}
+    codes = door.sign_up(email).codes
+    # A null byte is refused before anybody asks which field it is in, at one of the doors.
+    assert codes.get("email", set()) & {"invalid", "required", "null_characters_not_allowed"} or (
+        "\0" in email and codes == {"__all__": {"malformed"}}
+    )
     assert not User.objects.exists()
 
 
