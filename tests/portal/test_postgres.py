@@ -61,7 +61,7 @@ def outcomes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PORTAL_", "PYTEST_"))}
     environment["PORTAL_TEST_POSTGRES"] = str(cluster.socket)
     done = subprocess.run(
-        command, cwd=TOP, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=TOP, env=environment, capture_output=True, text=True, timeout=1200, check=False
     )  # fmt: skip
     assert report.exists(), done.stdout + done.stderr
     found = {}
