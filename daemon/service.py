@@ -106,7 +106,7 @@ class DaemonService:
             version=self._version,
             outside=loop.splits.outside,
             detail=loop.detail,
-            mtu=loop.mtus.mtu,
+            mtu=loop.mtus.mtu or 0,
             mtu_source=loop.mtus.source.value,
         )
 

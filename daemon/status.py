@@ -77,7 +77,7 @@ def status(
     version: str,
     detail: str | None = None,
     outside: int = 0,
-    mtu: int | None = None,
+    mtu: int = 0,
     mtu_source: str | None = None,
 ) -> Status:
     """The whole status but for the byte counts, which are read when asked for.
@@ -110,5 +110,5 @@ def status(
         outside=outside,
         tunnel=state.tunnel.ifname if state.tunnel else None,
         mtu=mtu,
-        mtu_source=mtu_source if mtu is not None else None,
+        mtu_source=mtu_source if mtu else None,
     )

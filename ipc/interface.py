@@ -398,7 +398,7 @@ class Status:
     server_name: Annotated[str | None, "The name of that server in the profile's list; null: it has no list."] = None
     outside: Annotated[int, "How many programs never use the tunnel now: each with all that it has started."] = 0
     tunnel: Annotated[str | None, "The link of the tunnel that is up; null: none is."] = None
-    mtu: Annotated[int | None, "The largest packet that the tunnel takes, in bytes; null: there is no tunnel."] = None
+    mtu: Annotated[int, "The largest packet that the tunnel takes, in bytes; 0: there is no tunnel."] = 0
     mtu_source: Annotated[
         str | None,
         "Where that comes from: `profile`, `search` (the largest that was answered) or `default` (nothing was found "

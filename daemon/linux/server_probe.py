@@ -38,11 +38,14 @@ class WireGuardProbe:
         own = (WireGuardKernel(PROBE_IFNAME), WireGuardGo(PROBE_IFNAME, pid_file=PID_FILE))
         self._devices: Sequence[Device] = own if devices is None else devices
         self._clock = clock
+        self._tidying: asyncio.Task[None] | None = None
 
     async def measure(
         self, profile: WireGuardProfile, peers: Sequence[WireGuardPeer], rounds: int
     ) -> Mapping[bytes, tuple[float, ...]]:
-        await self.tidy()  # one that was cancelled may not have come so far
+        if self._tidying is not None:  # of one that was cancelled: it would take away what this one makes
+            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self.tidy()  # and it may not have come so far
         found: dict[bytes, list[float]] = {peer.public_key: [] for peer in peers}
         asked = [_asked(peer) for peer in peers if peer.addresses and (peer.addresses[0].version == 4 or has_ipv6())]
         try:
@@ -56,7 +59,8 @@ class WireGuardProbe:
                     found[key].append(seconds)
         finally:
             # Shielded: a link that is left would go on asking.
-            await asyncio.shield(self.tidy())
+            self._tidying = asyncio.create_task(self.tidy())
+            await asyncio.shield(self._tidying)
         return {key: tuple(times) for key, times in found.items() if times}
 
     async def tidy(self) -> None:

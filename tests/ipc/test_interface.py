@@ -172,3 +172,13 @@ def test_idl_is_well_formed(name: str) -> None:
     assert used - {"bool", "int", "string"} == {word for word in used if word in defined}
     declared = {words[i + 1] for i, word in enumerate(words) if word == "method"}
     assert declared == {method.name for method in methods().values() if method.wire_name == f"{name}.{method.name}"}
+
+
+def test_nothing_but_a_text_is_null() -> None:
+    """D-Bus has no null: of a text it is the empty one (dbus_values.py), of a number nothing would be left to say."""
+    told = [(name, field) for name, struct in structs().items() for field in struct.fields]
+    told += [
+        (method.wire_name, method.returns) for method in methods().values() if method.returns and not method.stream
+    ]
+    assert len(told) > 100
+    assert [(name, field.name) for name, field in told if field.type.nullable and field.type.base != "string"] == []
