@@ -38,14 +38,18 @@ class WireGuardProbe:
         own = (WireGuardKernel(PROBE_IFNAME), WireGuardGo(PROBE_IFNAME, pid_file=PID_FILE))
         self._devices: Sequence[Device] = own if devices is None else devices
         self._clock = clock
-        self._tidying: asyncio.Task[None] | None = None
+        self._one = asyncio.Lock()  # one that was cancelled would take away what the next one makes
 
     async def measure(
         self, profile: WireGuardProfile, peers: Sequence[WireGuardPeer], rounds: int
     ) -> Mapping[bytes, tuple[float, ...]]:
-        if self._tidying is not None:  # of one that was cancelled: it would take away what this one makes
-            await asyncio.gather(self._tidying, return_exceptions=True)
-        await self.tidy()  # and it may not have come so far
+        async with self._one:
+            return await self._measure(profile, peers, rounds)
+
+    async def _measure(
+        self, profile: WireGuardProfile, peers: Sequence[WireGuardPeer], rounds: int
+    ) -> Mapping[bytes, tuple[float, ...]]:
+        await self.tidy()  # one that was cancelled may not have come so far
         found: dict[bytes, list[float]] = {peer.public_key: [] for peer in peers}
         asked = [_asked(peer) for peer in peers if peer.addresses and (peer.addresses[0].version == 4 or has_ipv6())]
         try:
@@ -59,8 +63,12 @@ class WireGuardProbe:
                     found[key].append(seconds)
         finally:
             # Shielded: a link that is left would go on asking.
-            self._tidying = asyncio.create_task(self.tidy())
-            await asyncio.shield(self._tidying)
+            tidying = asyncio.create_task(self.tidy())
+            try:
+                await asyncio.shield(tidying)
+            except asyncio.CancelledError:
+                await tidying
+                raise
         return {key: tuple(times) for key, times in found.items() if times}
 
     async def tidy(self) -> None:

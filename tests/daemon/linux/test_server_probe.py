@@ -126,3 +126,41 @@ def test_nothing_is_left_whatever_happens(fault: str) -> None:
         assert not device.there
 
     asyncio.run(check())
+
+
+def test_one_that_was_cancelled_takes_nothing_away_from_the_next() -> None:
+    """Whoever cancels one need not wait for its end, which takes a while."""
+
+    class Slow(Device):
+        """One removal takes its time, and takes away whatever is there at its end."""
+
+        lasts, removing = 0.0, False
+
+        async def create(self) -> None:
+            assert not self.removing, "the link of the one before is still being removed"
+            await super().create()
+
+        async def remove(self) -> None:
+            lasts, self.lasts = self.lasts, 0.0
+            self.removing = self.removing or lasts > 0
+            await asyncio.sleep(lasts)
+            self.there = False
+            if lasts:
+                self.removing = False
+
+    async def check() -> None:
+        device = Slow({bytes([1] * 32): 0.02})
+        asked = probe(device)
+        device.refuses = "read"
+        first = asyncio.ensure_future(asked.measure(PROFILE, [peer(1)], 1))
+        for _ in itertools.repeat(None, 20):
+            await asyncio.sleep(0)
+        assert device.there
+        device.lasts, device.refuses = 0.05, ""
+        first.cancel()
+        await asyncio.sleep(0.005)
+        first.cancel()  # again, while it removes its link
+        assert await asked.measure(PROFILE, [peer(1)], 1)
+        assert first.cancelled() and not device.there
+
+    asyncio.run(check())
