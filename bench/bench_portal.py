@@ -81,7 +81,10 @@ def tree_ms(pid: int) -> float:
     """User and system time of a process and all below it, ended ones included."""
     ticks = 0
     for each in children(pid):
-        fields = Path(f"/proc/{each}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except FileNotFoundError:  # a process of the database that has ended since
+            continue
         ticks += sum(map(int, fields[11:15]))
     return ticks * 1000 / os.sysconf("SC_CLK_TCK")
 
