@@ -38,7 +38,7 @@ def start_bus(host: Host) -> Process:
     host.write("/etc/lab/system-bus.conf", CONFIGURATION)
     process = host.start("dbus-daemon", "--nofork", "--nopidfile", "--config-file=/etc/lab/system-bus.conf")
     deadline = time.monotonic() + 5
-    while not host.path(SOCKET).is_socket():
+    while not host.listens(SOCKET):
         if not process.running or time.monotonic() > deadline:
             raise LabError(f"dbus-daemon did not start: {process.output()}")
         time.sleep(0.002)

@@ -68,6 +68,54 @@ def classify_payload(ethertype: int, payload: bytes, expect: Expect) -> Kind:
     return Kind.OTHER
 
 
+class Judge:
+    """Judges payloads in their order, so that the later fragments of a tunnel's packet are the tunnel's, too.
+
+    A later fragment has no ports. It is the tunnel's when the fragments before it were seen without a gap and the first
+    of them was: the kernel sends them in order. Every other one stays what `classify_payload` makes of it.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[bytes, int] = {}  # addresses, protocol and identification -> where the next one begins
+
+    def __call__(self, ethertype: int, payload: bytes, expect: Expect) -> Kind:
+        """The same as `classify_payload`, for one that remembers. Never raises."""
+        kind = classify_payload(ethertype, payload, expect)
+        piece = _piece(ethertype, payload)
+        if piece is None:
+            return kind
+        begun = self._next.pop(piece.packet, None)
+        known = kind is Kind.TUNNEL if piece.begin == 0 else begun == piece.begin
+        if known and piece.more:
+            self._next[piece.packet] = piece.end
+        return Kind.TUNNEL if known else kind
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One fragment: of which packet, the bytes it carries, and whether more follow."""
+
+    packet: bytes
+    begin: int
+    end: int
+    more: bool
+
+
+def _piece(ethertype: int, payload: bytes) -> _Piece | None:
+    """None for a whole packet; of IPv6 only what the kernel itself sends, with the fragment header first."""
+    if ethertype == ETH_IPV4 and len(payload) >= 20 and payload[0] >> 4 == 4:
+        flags, header = _u16(payload, 6), (payload[0] & 15) * 4
+        begin, more, length = (flags & 0x1FFF) * 8, bool(flags & 0x2000), _u16(payload, 2) - header
+        packet = payload[12:20] + payload[9:10] + payload[4:6]
+    elif ethertype == ETH_IPV6 and len(payload) >= 48 and payload[0] >> 4 == 6 and payload[6] == FRAGMENT:
+        flags = _u16(payload, 42)
+        begin, more, length = flags & 0xFFF8, bool(flags & 1), _u16(payload, 4) - 8
+        packet = payload[8:40] + payload[40:41] + payload[44:48]
+    else:
+        return None
+    return _Piece(packet, begin, begin + length, more) if (begin or more) and length > 0 else None
+
+
 def _ipv4(packet: bytes, expect: Expect) -> Kind:
     if len(packet) < 20 or packet[0] >> 4 != 4:
         return Kind.OTHER
@@ -77,7 +125,7 @@ def _ipv4(packet: bytes, expect: Expect) -> Kind:
     destination = IPv4Address(packet[16:20])
     fragment = _u16(packet, 6) & 0x1FFF
     if fragment:
-        return Kind.CLEAR4  # a later fragment has no ports to prove what it is
+        return Kind.CLEAR4  # a later fragment has no ports to prove what it is: see `Judge`
     transport = packet[header:]
     ports = _ports(packet[9], transport)
     if ports is None:

@@ -128,6 +128,15 @@ class Host:
         """How this machine reaches a file of the host. Never follow absolute symbolic links through it."""
         return Path(f"/proc/{self.pid}/root{path}")
 
+    def listens(self, path: str) -> bool:
+        """Whether somebody listens at a Unix socket of the host; its file alone comes a moment earlier."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.path(path)))
+            except OSError:
+                return False
+        return True
+
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Create or replace a file of the host, and its folders."""
         self.run("install", "-D", "-m", f"{mode:o}", "/dev/stdin", path, input=text)

@@ -16,14 +16,14 @@ import socket
 import struct
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from lab.addresses import SERVER_PORT, Plan
 from lab.capture import Captured, CaptureFile
-from lab.frames import ETH_IPV4, ETH_IPV6, LEAKS, Expect, Kind, classify_payload
+from lab.frames import ETH_IPV4, ETH_IPV6, LEAKS, Expect, Judge, Kind
 from lab.hosts import Host
 from lab.probes import dns_query, ipv4_udp, ipv6_udp
 from lab.processes import LabError, Process
@@ -63,6 +63,7 @@ class Meter:
         self._frames: list[tuple[Captured, Kind]] = []
         self._controls: Counter[Kind] = Counter()
         self._barriers: set[bytes] = set()
+        self._judges: defaultdict[int, Judge] = defaultdict(Judge)  # one a wire
         self._kept: Path | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ class Meter:
             if frame.ifindex == self._barrier_in:
                 self._barriers.add(frame.payload[: len(self._token) + 15])
                 continue
-            kind = classify_payload(frame.ethertype, frame.payload, self.expect)
+            kind = self._judges[frame.ifindex](frame.ethertype, frame.payload, self.expect)
             if self._token in frame.payload:
                 self._controls[kind] += 1
             else:

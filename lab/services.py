@@ -22,7 +22,12 @@ def peer_name(address: tuple[str, int, int, int]) -> str:
 
 def web(connection: socket.socket, peer: str) -> None:
     connection.settimeout(10)
-    connection.recv(65536)
+    asked = b""
+    while b"\r\n\r\n" not in asked:  # what is not read when we close would make of the answer a reset
+        more = connection.recv(65536)
+        if not more:
+            return
+        asked += more
     body = f"{peer}\n".encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     connection.sendall(head.encode() + body)

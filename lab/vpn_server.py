@@ -89,8 +89,8 @@ class VpnServer:
     def _wait_for_link(self, timeout: float = 5.0) -> None:
         assert self._engine is not None
         deadline = time.monotonic() + timeout
-        # The control socket comes after the link: both must be there before `wg` can speak to it.
-        while not self.host.path(f"/run/wireguard/{LINK}.sock").is_socket():
+        # The control socket comes after the link, and its file before it listens: `wg` would take the file away.
+        while not self.host.listens(f"/run/wireguard/{LINK}.sock"):
             if not self._engine.running or time.monotonic() > deadline:
                 raise LabError(f"wireguard-go did not start: {self._engine.output()}")
             time.sleep(0.002)

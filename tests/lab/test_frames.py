@@ -13,7 +13,7 @@ logging.getLogger("scapy.runtime").setLevel(logging.ERROR)  # scapy looks at thi
 from scapy.layers.dhcp import BOOTP, DHCP  # noqa: E402
 from scapy.layers.dhcp6 import DHCP6_Solicit  # noqa: E402
 from scapy.layers.dns import DNS, DNSQR  # noqa: E402
-from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
     ICMPv6EchoRequest,
     ICMPv6MLReport2,
@@ -23,11 +23,12 @@ from scapy.layers.inet6 import (  # noqa: E402
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
+    fragment6,
 )
 from scapy.layers.l2 import ARP, LLC, STP, Dot1Q, Ether  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 
-from lab.frames import Expect, Kind, classify, classify_payload  # noqa: E402
+from lab.frames import Expect, Judge, Kind, classify, classify_payload  # noqa: E402
 from lab.probes import dns_query, ipv4_udp, ipv6_udp  # noqa: E402
 
 SERVER4, SERVER6, PORT = "198.51.100.2", "2001:db8:1:c::2", 51820
@@ -117,3 +118,41 @@ def test_hand_made_probes_are_what_scapy_would_build() -> None:
             del again.chksum
         rebuilt = type(packet)(bytes(again))
         assert sums == (rebuilt[UDP].chksum, getattr(rebuilt, "chksum", None))
+
+
+def pieces(destination: str, port: int) -> list[tuple[int, bytes]]:
+    """One datagram of 3,000 bytes, as a link of 1280 bytes takes it."""
+    load = UDP(sport=4000, dport=port) / Raw(bytes(3000))
+    if ":" in destination:
+        whole = IPv6(dst=destination) / IPv6ExtHdrFragment(id=7) / load
+        return [(0x86DD, bytes(each)) for each in fragment6(whole, 1280)]
+    return [(0x0800, bytes(each)) for each in fragment(IP(dst=destination, id=7) / load, 1256)]
+
+
+@pytest.mark.parametrize("server", [SERVER4, SERVER6])
+def test_fragments_of_the_tunnel_in_their_order_are_the_tunnel(server: str) -> None:
+    judge, cut = Judge(), pieces(server, PORT)
+    assert len(cut) >= 3
+    assert [judge(*each, EXPECT) for each in cut * 2] == [Kind.TUNNEL] * 2 * len(cut)
+
+
+@pytest.mark.parametrize(("server", "other"), [(SERVER4, OTHER4), (SERVER6, OTHER6)])
+def test_other_fragments_are_not(server: str, other: str) -> None:
+    clear = Kind.CLEAR6 if ":" in server else Kind.CLEAR4
+    first, second, *_, last = pieces(server, PORT)
+    for sent, kinds in (
+        ([second], [clear]),  # without the first
+        ([first, last], [Kind.TUNNEL, clear]),  # with a gap
+        ([first, second, second], [Kind.TUNNEL, Kind.TUNNEL, clear]),
+        ([first, *pieces(other, PORT)[1:]], [Kind.TUNNEL, clear, clear]),  # to another address
+        (pieces(server, PORT + 1), [clear] * 3),  # of something else to the server
+        ([first, *pieces(server, PORT + 1)], [Kind.TUNNEL, *[clear] * 3]),  # the same number, begun anew
+    ):
+        judge = Judge()
+        assert [judge(*each, EXPECT) for each in sent] == kinds
+
+
+@given(st.lists(st.tuples(st.sampled_from([0x0800, 0x86DD, 0x8100]), st.binary(max_size=60))))
+def test_any_payloads_are_judged_in_any_order(sent: list[tuple[int, bytes]]) -> None:
+    judge = Judge()
+    assert all(judge(*each, EXPECT) in Kind for each in sent)

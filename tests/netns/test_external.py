@@ -24,6 +24,7 @@ from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 from tests.netns.conftest import LAYERS
 from tests.netns.test_accounting import JUDGE, Moved, agreed, counted, exchange, judged
+from tests.netns.test_nothing_comes_back import PATIENCE, SWALLOW
 
 pytestmark = pytest.mark.netns
 needs_openvpn = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="openvpn is missing: run lab/install-missing")
@@ -410,11 +411,13 @@ def test_a_server_that_falls_silent_is_told_and_no_more(whole: Subject, lab: Lab
     wg.up()
     through_it(whole)
     with sealed():
-        lab.block_server()
-        status = whole.wait(lambda status: status.detail == "nothing-comes-back", 200)
+        lab.server.run(
+            "nft", "-f", "-", input=SWALLOW
+        )  # of a wire cut one way, what the far end sends again would come
+        status = whole.wait(lambda status: status.detail == "nothing-comes-back", PATIENCE)
         assert status.state == "connected" and status.protected
-        lab.unblock_server()
-        whole.wait(lambda status: status.detail is None, 200)
+        lab.server.run("nft", "delete", "table", "inet", "swallow")
+        whole.wait(lambda status: status.detail is None, LONG_S)
     through_it(whole)
 
 
