@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from typing import Any
 
 from allauth.account.adapter import get_adapter
@@ -16,11 +15,10 @@ from ninja.security.base import AuthBase
 
 from portal.devices import places
 from portal.devices.connecting import digest
-from portal.devices.models import Credential, Device
+from portal.devices.models import SEEN_EVERY, Credential, Device
 
 SCOPE = "device"
 FORM = re.compile(r"twd_[A-Za-z0-9_-]{43}")
-SEEN_EVERY = timedelta(minutes=5)  # how exact "last seen" is, and how seldom it is written
 
 
 def bearer(request: HttpRequest) -> str:

@@ -15,6 +15,7 @@ from portal.subscriptions.models import Seat
 
 MOST_DEVICES = 500  # of one account
 QUEUED = timedelta(days=7)  # a device that was not reached by then is not told any more
+SEEN_EVERY = timedelta(minutes=5)  # how exact "last seen" is, and how seldom it is written
 
 
 class Platform(models.TextChoices):
@@ -51,6 +52,11 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def seen_just_now(self) -> bool:
+        """Within the time that goes by before it is written again."""
+        return timezone.now() - self.last_seen_at < SEEN_EVERY
 
 
 class Credential(models.Model):

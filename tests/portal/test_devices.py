@@ -7,9 +7,11 @@ import json
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from portal.accounts.models import User
 from portal.devices import connecting
@@ -48,8 +50,11 @@ def test_list_and_names(web: Any, app: Any, connected: Any) -> None:
     ]  # fmt: skip
     web.sign_in("ann@example.org")
     page = web.client.get("/devices/").content.decode()
-    for words in ("Laptop (2)", "macOS", "version 2.1", "Last seen", "the country of its address is not known"):
+    unknown = "the country of its address is not known"
+    for words in ("Laptop (2)", "macOS", "version 2.1", "Last seen just now", unknown):
         assert words in page
+    Device.objects.update(last_seen_at=timezone.now() - timedelta(hours=2))
+    assert "Last seen 2\xa0hours ago" in web.client.get("/devices/").content.decode()
 
 
 def rename(door: Any, device: Device, name: str) -> tuple[int, str]:
