@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -41,7 +41,8 @@ class Attempts:
         former = self._cancel()
 
         async def in_turn() -> None:
-            await _ended(former)  # of all, for the last may never have begun: two would take each other's link away
+            # Of all, for the last may never have begun: two would take each other's link away.
+            await _ended(former)
             await work()
 
         self._tasks = [*former, asyncio.get_running_loop().create_task(in_turn())]
@@ -80,9 +81,13 @@ class Attempts:
             self._post(TunnelClosed(attempt))
 
 
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Returns when all have. asyncio.wait_for may swallow a cancellation (python/cpython#86296), so it is repeated."""
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Returns when all have. asyncio.wait_for may swallow a cancellation (python/cpython#86296), so it is repeated.
+
+    Takes them out of the list: a cancelled task keeps its frames, and with them whoever it waited for, and so on.
+    """
     pending = set(tasks)
+    tasks.clear()
     while pending:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         for task in pending:

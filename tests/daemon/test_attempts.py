@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -125,3 +127,31 @@ def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -
         assert await here.until(2) == TunnelClosed(1)
 
     asyncio.run(check())
+
+
+def test_an_attempt_that_was_replaced_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kept the one before it, with all that it held: 18 KiB each time that a tunnel was lost."""
+
+    async def check() -> None:
+        here = Here()
+        watched = weakref.WeakSet[Held]()
+
+        async def dead() -> None:
+            held = Held()
+            watched.add(held)
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(here.fake.host.tunnel, "dead", dead)
+        for number in range(1, 21):
+            here.attempts.open(number, OFFICE, 1.0)
+            assert isinstance(await here.until(number), TunnelUp)
+        here.attempts.close(21)
+        assert isinstance(await here.until(21), TunnelClosed)
+        gc.collect()
+        assert len(watched) <= 1
+
+    asyncio.run(check())
+
+
+class Held:
+    """What an attempt holds."""
