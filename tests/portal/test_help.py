@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
+from django.conf import settings
+from django.utils import translation
 
 from portal.accounts.models import User
 from portal.support import help_pages
@@ -52,6 +57,34 @@ def test_help_in_languages(web: Any, monkeypatch: Any, tmp_path: Path) -> None:
         assert "English &lt;b&gt;words" in english and 'href="javascript' not in english
     finally:
         help_pages._of.cache_clear()
+
+
+def shape(markdown: str) -> dict[str, list[str]]:
+    """What a translation leaves as it is."""
+    return {
+        "blocks": [f"{each.type} {each.tag}" for each in help_pages.MARKDOWN.parse(markdown) if each.type != "inline"],
+        "code": sorted(re.findall(r"`[^`]*`|^```.*?^```", markdown, re.M | re.S)),
+        "links": sorted(re.findall(r"\]\(([^)]*)\)", markdown)),
+        "strong": re.findall(
+            "</?strong>|[*]{2}", help_pages.MARKDOWN.render(markdown)
+        ),  # stars that show are a mistake
+    }
+
+
+@pytest.mark.parametrize("code", [code for code, _name in settings.LANGUAGES if code != "en"])
+def test_every_page_in_every_language(code: str) -> None:
+    """P12, P14: the same pages with the same headings, commands and links; no paragraph is left in English."""
+    with translation.override("en"):
+        english = help_pages.every()
+    with translation.override(code):
+        own = help_pages.every()
+    assert [each.slug for each in own] == [each.slug for each in english]
+    assert {each.language for each in own} == {code}
+    left = {line for each in english for line in each.markdown.splitlines() if line[:1].isalpha()}
+    for one, other in zip(own, english, strict=True):
+        assert shape(one.markdown) == shape(other.markdown), one.slug
+        assert one.title and "\n" not in one.title
+        assert not left & set(one.markdown.splitlines())
 
 
 def test_was_this_helpful(web: Any, new_user: Callable[..., User]) -> None:
