@@ -8,6 +8,7 @@ from typing import Any
 from allauth.account.adapter import get_adapter
 from allauth.idp.oidc.models import Token
 from django.core.exceptions import ValidationError
+from django.db.models import BigAutoField, CharField, DateTimeField, GenericIPAddressField
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -16,9 +17,19 @@ from ninja.security.base import AuthBase
 from portal.devices import places
 from portal.devices.connecting import digest
 from portal.devices.models import SEEN_EVERY, Credential, Device
+from portal.prepared import Select, Slot, Update
 
 SCOPE = "device"
 FORM = re.compile(r"twd_[A-Za-z0-9_-]{43}")
+_KEPT: Select[Credential] = Select(
+    lambda: Credential.objects.order_by().select_related("device__user").filter(digest=Slot("digest", CharField()))
+)
+_SEEN = Update(
+    lambda: Device.objects.filter(pk=Slot("pk", BigAutoField())),
+    last_seen_at=Slot("now", DateTimeField()),
+    address=Slot("address", GenericIPAddressField()),
+    country=Slot("country", CharField()),
+)
 
 
 def bearer(request: HttpRequest) -> str:
@@ -30,11 +41,8 @@ def find(secret: str) -> Credential | None:
     """The credential of a device that is connected to an account that may sign in."""
     if not FORM.fullmatch(secret):
         return None
-    try:  # one query, without an order: each device asks twice a day
-        kept = Credential.objects.select_related("device__user").get(digest=digest(secret))
-    except Credential.DoesNotExist:
-        return None
-    return kept if kept.device.user.is_active else None
+    kept = next(iter(_KEPT(digest=digest(secret))), None)
+    return kept if kept is not None and kept.device.user.is_active else None
 
 
 def seen(device: Device, request: HttpRequest) -> None:
@@ -42,8 +50,7 @@ def seen(device: Device, request: HttpRequest) -> None:
     address = get_adapter(request).get_client_ip(request)
     now = timezone.now()
     if device.last_seen_at < now - SEEN_EVERY or device.address != address:
-        country = places.country(request, address)
-        Device.objects.filter(pk=device.pk).update(last_seen_at=now, address=address, country=country)
+        _SEEN(pk=device.pk, now=now, address=address, country=places.country(request, address))
 
 
 class BearerAuth(AuthBase):

@@ -13,17 +13,31 @@ from enum import StrEnum
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.db.models import BigAutoField, CharField, DateTimeField
 from django.utils import timezone
 
 from portal import signing
 from portal.devices import connecting
 from portal.devices.models import Device
+from portal.prepared import Select, Slot
 from portal.subscriptions.models import Plan, Term
 from portal.vpn.models import check_key
 
 TYPE = "vpn-ent+jwt"
 AUDIENCE = "vpn"
 LEAST = 300  # seconds: a plan that ends sooner is still told, or the device would ask again at once
+
+_TERMS: Select[tuple[datetime, datetime, str]] = Select(
+    lambda: (
+        Term.objects.order_by()
+        .filter(
+            subscription__taken=Slot("seat", BigAutoField()),
+            subscription__product__slug=Slot("product", CharField()),
+            ends_at__gt=Slot("since", DateTimeField()),
+        )
+        .values_list("starts_at", "ends_at", "plan__tier")
+    )
+)
 
 
 class Why(StrEnum):
@@ -56,17 +70,11 @@ def _free(why: Why) -> Right:
 
 
 def _in_force(seat: int | None, now: datetime) -> tuple[datetime, str, datetime] | None:
-    """The term in force of this seat of the VPN, in grace the last one: its end, its tier, and when it stops to count.
-
-    One query of three columns: each device asks twice a day.
-    """
+    """The term in force of this seat of the VPN, in grace the last one: its end, its tier, when it stops to count."""
     if seat is None:
         return None
     grace = timedelta(days=settings.GRACE_DAYS)
-    found = Term.objects.filter(
-        subscription__taken=seat, subscription__product__slug=settings.VPN_PRODUCT, ends_at__gt=now - grace
-    )
-    terms = sorted(found.order_by().values_list("starts_at", "ends_at", "plan__tier"))
+    terms = sorted(_TERMS(seat=seat, product=settings.VPN_PRODUCT, since=now - grace))
     begun = [each for each in terms if each[0] <= now]
     if not begun:
         return None
