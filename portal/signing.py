@@ -13,7 +13,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ class Keys:
     current: Ed25519PrivateKey
     next: Ed25519PrivateKey
     former: tuple[Former, ...] = ()
+
+    @cached_property
+    def kid(self) -> str:
+        """The name of the current one."""
+        return kid(self.current.public_key())
 
 
 def _encoded(raw: bytes) -> str:
@@ -154,9 +159,9 @@ def sign(payload: dict[str, object], typ: str) -> str:
     expires = payload.get("exp")
     if not isinstance(expires, int) or expires > now + LONGEST:
         raise ValueError(f"exp: at most {LONGEST} seconds from now")
-    key = keys().current
-    headers = {"typ": typ, "kid": kid(key.public_key())}
-    return jwt.encode({"iat": now, **payload}, key, algorithm=ALGORITHM, headers=headers)
+    found = keys()
+    headers = {"typ": typ, "kid": found.kid}
+    return jwt.encode({"iat": now, **payload}, found.current, algorithm=ALGORITHM, headers=headers)
 
 
 def verify(token: str, typ: str, *, audience: str | None = None) -> dict[str, object]:
@@ -183,8 +188,8 @@ def sign_bytes(raw: bytes) -> tuple[str, str]:
     """
     if not raw.startswith(b"{"):
         raise ValueError("only a JSON object is signed so")
-    key = keys().current
-    return kid(key.public_key()), _encoded(key.sign(raw))
+    found = keys()
+    return found.kid, _encoded(found.current.sign(raw))
 
 
 def verify_bytes(raw: bytes, name: str, signature: str) -> None:
