@@ -27,10 +27,13 @@ def home(request: HttpRequest) -> HttpResponse:
 # Staff signs in like everybody, with captcha, statements and second step: Django's own form has none of them.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
+# First what is asked most often: each address is compared in turn.
+addresses, application, namespace = api.urls
+addresses.sort(key=lambda each: str(each.pattern) != "entitlement")
+
 urlpatterns = [
-    # First what is asked most often: each address is compared in turn.
     path("api/v1/auth/statements", RequiredView.as_api_view(client=Client.APP), name="api-statements"),
-    path("api/v1/", api.urls),
+    path("api/v1/", (addresses, application, namespace)),
     path("", home, name="home"),
     path("", include("portal.consents.urls")),
     path("captcha/<slug:key>/image/", accounts.captcha_image, name="captcha-image"),
