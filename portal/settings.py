@@ -54,7 +54,7 @@ MIDDLEWARE = [
     "portal.api.plain.problems_only",
     "portal.api.headless.Readable",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.locale.LocaleMiddleware",
+    "portal.accounts.language.RequestLanguage",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "portal.security.Readable",  # after the token's check: strangers' files are not read for it
