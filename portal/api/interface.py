@@ -117,7 +117,7 @@ class Done(Schema):
 
 
 def describe(subscription: Subscription, user: Any) -> SubscriptionOut:
-    own = subscription.owner_id == user.pk
+    own = subscription.with_terms().owner_id == user.pk
     return SubscriptionOut(
         id=subscription.pk,
         product=subscription.product.slug,
@@ -130,7 +130,7 @@ def describe(subscription: Subscription, user: Any) -> SubscriptionOut:
         seats_left=subscription.seats_left(),
         terms=[
             Term(plan=term.plan.slug, tier=term.plan.tier, starts_at=term.starts_at, ends_at=term.ends_at)
-            for term in subscription.terms.select_related("plan")
+            for term in subscription.terms.all()
         ],
         # With whom else it is shared is the owner's business.
         shared_with=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from django.conf import settings
 from django.core.validators import MinValueValidator
@@ -58,17 +58,27 @@ class Subscription(models.Model):
     def __str__(self) -> str:
         return f"{self.product} ({self.owner})"
 
+    def with_terms(self) -> Self:
+        """Reads the terms once, for telling all that follows from them. Not for deciding: they may change."""
+        models.prefetch_related_objects([self], models.Prefetch("terms", Term.objects.select_related("plan")))
+        return self
+
+    def _terms(self) -> list[Term]:
+        read_once = "terms" in getattr(self, "_prefetched_objects_cache", ())
+        return list(self.terms.all() if read_once else self.terms.select_related("plan"))
+
     def ends_at(self) -> datetime | None:
         """The end of the last term, reserve ones included."""
-        last = self.terms.order_by("-ends_at").first()
-        return last.ends_at if last else None
+        return max((each.ends_at for each in self._terms()), default=None)
 
     def term(self, at: datetime | None = None) -> Term | None:
         """The term in force; within grace, the one that ended last."""
         at = at or timezone.now()
-        running = self.terms.filter(starts_at__lte=at, ends_at__gt=at).select_related("plan").first()
         grace = at - timedelta(days=settings.GRACE_DAYS)
-        return running or self.terms.filter(ends_at__gt=grace, ends_at__lte=at).order_by("-ends_at").first()
+        terms = self._terms()
+        running = next((each for each in terms if each.starts_at <= at < each.ends_at), None)
+        lapsed = (each for each in terms if grace < each.ends_at <= at)
+        return running or max(lapsed, key=lambda each: each.ends_at, default=None)
 
     def state(self, at: datetime | None = None) -> State:
         at = at or timezone.now()

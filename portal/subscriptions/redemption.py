@@ -74,7 +74,9 @@ def _again(user: User, kept: ActivationCode) -> tuple[Subscription, Outcome]:
 
 def _locked(user: User, plan: Plan) -> Subscription:
     found, _made = Subscription.objects.get_or_create(owner=user, product=plan.product)
-    return Subscription.objects.select_for_update().get(pk=found.pk)
+    locked = Subscription.objects.select_for_update().get(pk=found.pk)
+    locked.product = plan.product
+    return locked
 
 
 def append(user: User, plan: Plan, *, code: ActivationCode | None = None, payment: str | None = None) -> Term:
