@@ -18,7 +18,8 @@ from portal.accounts.models import User
 from portal.devices import connecting
 from portal.devices.models import Credential, Device
 from portal.prepared import Select, Slot, Update
-from portal.subscriptions.models import Term
+from portal.subscriptions import redemption
+from portal.subscriptions.models import Plan, Product, Term
 from portal.vpn import entitlement
 from tests.portal import laptop
 
@@ -149,3 +150,15 @@ def test_terms_are_read_once_to_be_told(app: Any, new_user: Callable[..., User])
     assert told["ends_at"] == told["terms"][-1]["ends_at"] and len(told["terms"]) == 1
     later = timezone.now() + timedelta(days=366)
     assert subscription.state(later) == "grace" and subscription.state(later + timedelta(days=7)) == "expired"
+
+
+def test_a_seat_of_another_product_is_none_of_the_vpn(new_user: Callable[..., User]) -> None:
+    """P13: a premium plan of something else gives this device the free one."""
+    user = new_user()
+    product = Product.objects.create(slug="other", name="Other")
+    plan = Plan.objects.create(product=product, slug="other-year", name="A year", days=365)
+    redemption.redeem(user, redemption.make(plan, 1, "")[0])
+    computer = connecting.Computer(**laptop.body(machine="machine-1"))
+    device, _credential = connecting.connect(user, computer, product.slug)
+    assert device.seat is not None
+    assert entitlement.right_of(device) == entitlement.Right(Plan.Tier.FREE, entitlement.Why.NONE, 300)
