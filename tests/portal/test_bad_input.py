@@ -74,9 +74,12 @@ def frozen(template: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def world(frozen: World, portal: None, template: Path) -> Iterator[World]:
+def world(frozen: World, portal: None, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    from django.conf import settings
     from django.db import connections
 
+    # Its people signed in when it was made, and on a busy machine that is long ago.
+    monkeypatch.setattr(settings, "ACCOUNT_REAUTHENTICATION_TIMEOUT", 86400)
     connections.close_all()
     database = template.with_name("portal.sqlite3")
     if SOCKET:
