@@ -55,9 +55,8 @@ class OpenVPN:
         server = _usable(profile)
         try:
             with _as_tunnel_error():
-                await self._process.start(profile, server)
-                # While it starts and waits for our word: everybody who watches links has a look at a new one.
-                _create_link()
+                # The link while it starts and waits for our word: everybody who watches links has a look at a new one.
+                await self._process.start(profile, server, _create_link)
         except BaseException:
             with contextlib.suppress(HostError):  # the first failure is the one to tell
                 await self.close()

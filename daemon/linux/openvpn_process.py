@@ -16,7 +16,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,10 @@ class OpenVPNProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def start(self, profile: OpenVPNProfile, server: Endpoint) -> None:
-        """Returns when it is connecting. Raises HostError."""
+    async def start(
+        self, profile: OpenVPNProfile, server: Endpoint, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Returns when it is connecting. `meanwhile` is called while it starts. Raises HostError."""
         what = "start openvpn"
         try:
             program = files.trusted_program(self._program)
@@ -118,6 +120,7 @@ class OpenVPNProcess:
                 moving = asyncio.get_running_loop().create_task(_move(process.pid, group))
                 moving.add_done_callback(lambda task: task.cancelled() or task.exception())  # the first error is told
             files.write(self._pid_file, f"{process.pid} {start_time(process.pid)}\n".encode("ascii"))
+            meanwhile()
             ended = asyncio.ensure_future(process.wait())
             either: set[asyncio.Future[Any]] = {arrived, ended}
             await asyncio.wait(either, timeout=START_TIME, return_when=asyncio.FIRST_COMPLETED)
@@ -254,18 +257,21 @@ def _run(program: Path, text: str, *, marked: bool) -> Process:
     try:
         os.write(given, text.encode())
         os.lseek(given, 0, os.SEEK_SET)
-        return Process([str(program), "--config", "stdin"], "openvpn", stdin=given, prepare=partial(_give_up, marked))
+        return Process([str(program), "--config", "stdin"], "openvpn", stdin=given, give_up=partial(_give_up, marked))
     finally:
         os.close(given)
 
 
 def _give_up(marked: bool) -> None:
-    """Between fork and exec. With no_new_privs, a program that starts as root gets no capability back."""
+    """Of the calling thread, for good. With no_new_privs, a program that starts as root gets no capability back.
+
+    Raises OSError.
+    """
     kept = 0 if marked else 1 << CAP_NET_ADMIN
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     data = struct.pack("=6I", kept, kept, 0, 0, 0, 0)
     if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or _libc.capset(header, data) != 0:
-        os._exit(126)
+        raise OSError(ctypes.get_errno(), "its rights cannot be taken away")
 
 
 def _quoted(text: str) -> str:

@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -166,17 +167,28 @@ class Process:
         argv: list[str],
         name: str = "wireguard-go",
         stdin: int = subprocess.DEVNULL,
-        prepare: Callable[[], None] | None = None,
+        give_up: Callable[[], None] | None = None,
     ) -> None:
         """Start it. Absolute program, no shell, nothing inherited but `stdin` and the pipe it prints into.
 
-        `name` is for people; `prepare` is called in the child before the program begins. Raises OSError.
+        `name` is for people. `give_up` lowers the rights of the thread that calls it: that of the start, which ends
+        with it, and whose rights are the program's. Raises OSError.
         """
         self._tail, self._name = b"", name
-        self._popen = subprocess.Popen(
-            argv, env=ENVIRONMENT, cwd="/", umask=0o077, start_new_session=True, close_fds=True,
-            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=prepare,
-        )  # fmt: skip
+
+        def start() -> subprocess.Popen[bytes]:
+            if give_up is not None:
+                give_up()
+            return subprocess.Popen(
+                argv, env=ENVIRONMENT, cwd="/", umask=0o077, start_new_session=True, close_fds=True,
+                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+        if give_up is None:
+            self._popen = start()
+        else:  # nothing of ours runs between fork and exec, so our memory need not be copied for it: vfork
+            with ThreadPoolExecutor(max_workers=1) as thread:
+                self._popen = thread.submit(start).result()
         self.pid = self._popen.pid
         try:
             self._pidfd = os.pidfd_open(self.pid)
