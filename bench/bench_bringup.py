@@ -2,13 +2,15 @@
 
 Both sides have the same server, file and network, and begin unprotected: ours with a call to the daemon, which closes
 everything first, its peers with the start of the program, which sets addresses and routes by itself. They take turns,
-so that whatever else the machine does is the same for both; the ratio is that of the medians.
+so that whatever else the machine does is the same for both; the ratio is that of the medians. Twice: on the wire of the
+laboratory, where only work takes time, and on a line as people have it, whose round trip of 30 ms both wait for.
 Then: from one network to another, from the moment that it has given an address, while protected. wg-quick is not told.
 Usage: python -m bench.bench_bringup [TIMES]
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.common import report, title
+from lab import slow_line
 from lab.air import Air
 from lab.control_groups import control_groups
 from lab.first_byte import first_byte
@@ -28,6 +31,7 @@ from lab.topology import Laboratory
 UNASKED = SETTINGS.replace('unsecured = "auto_connect"', 'unsecured = "ignore"')
 PEER = "peer0"
 SETTLE_S = 0.5  # between two connections
+ONE_WAY_S = 0.015  # of the line, each way
 
 Bring = Callable[[], Callable[[], None]]  # begins to connect; what it returns ends the connection
 
@@ -103,10 +107,17 @@ def beside(labs: Sequence[Laboratory], sides: Sequence[Bring], times: int) -> li
     return taken
 
 
-def told(figures: list[list[float]], peer: str, goal: float) -> None:
-    own = report("tunwarden", figures[0], "ms")
-    other = report(peer, figures[1], "ms")
-    print(f"ratio {own / other:.2f}  (goal {goal})", flush=True)
+def told(labs: Sequence[Laboratory], sides: Sequence[Bring], times: int, peer: str, goal: float) -> None:
+    """On the bare wire, then on the line."""
+    for place in ("", f", {2000 * ONE_WAY_S:.0f} ms there and back"):
+        if place:
+            for lab in labs:
+                line = slow_line.in_front_of(lab.vpn, lab.python, ONE_WAY_S, 0.0, lab.seed)
+                line.send(signal.SIGUSR1)
+                line.wait_output("slow")
+        own, others = beside(labs, sides, times)
+        ratio = report(f"tunwarden{place}", own, "ms") / report(f"{peer}{place}", others, "ms")
+        print(f"ratio {ratio:.2f}  (goal {goal})", flush=True)
 
 
 def switch(lab: Laboratory, times: int) -> list[float]:
@@ -134,7 +145,7 @@ def main() -> None:
     title("connect to the first answer, WireGuard")
     with Laboratory(7) as one, Laboratory(8) as other:
         sides = ours(one, one.client_config()), wg_quick(other, other.client_config())
-        told(beside((one, other), sides, times), f"wg-quick ({one.vpn.engine})", 1.2)
+        told((one, other), sides, times, f"wg-quick ({one.vpn.engine})", 1.2)
     title("connect to the first answer, OpenVPN over UDP")
     with ExitStack() as stack:
         labs = [stack.enter_context(Laboratory(seed)) for seed in (7, 8)]
@@ -145,7 +156,7 @@ def main() -> None:
             server.start()
             configs.append(server.client_config())
         sides = ours(labs[0], configs[0]), openvpn(labs[1], configs[1])
-        told(beside(labs, sides, times), "openvpn alone", 1.1)
+        told(labs, sides, times, "openvpn alone", 1.1)
     title("another network to the first answer, WireGuard")
     with Laboratory(7) as lab:
         report("tunwarden", switch(lab, times), "ms")

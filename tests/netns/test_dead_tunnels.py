@@ -20,16 +20,8 @@ from lab.topology import Laboratory
 pytestmark = pytest.mark.netns
 
 PATIENCE = 25.0  # seconds
-RELAY, DELAY, LOSS = 30801, 0.4, 0.3  # its port; seconds and share, each way
+DELAY, LOSS = 0.4, 0.3  # seconds and share, each way
 WATCHED = 40.0  # seconds on the bad line
-REDIRECT = """
-table ip line {
-    chain prerouting {
-        type nat hook prerouting priority dstnat
-        iifname "wan" udp dport PORT redirect to :RELAY
-    }
-}
-"""
 
 
 @contextlib.contextmanager
@@ -111,13 +103,7 @@ def until_answered(counts: list[int]) -> None:
 @pytest.fixture
 def line(lab: Laboratory) -> Process:
     """In front of the server; perfect until SIGUSR1."""
-    port = lab.plan.site.port
-    process = lab.server.start(
-        lab.python, "-I", "-S", str(slow_line.__file__), str(RELAY), str(port), str(DELAY), str(LOSS), str(lab.seed)
-    )
-    process.wait_output("ready", PATIENCE)
-    lab.server.run("nft", "-f", "-", input=REDIRECT.replace("PORT", str(port)).replace("RELAY", str(RELAY)))
-    return process
+    return slow_line.in_front_of(lab.vpn, lab.python, DELAY, LOSS, lab.seed)
 
 
 def test_no_false_alarm_on_a_slow_and_lossy_line(line: Process, subject: Subject) -> None:
