@@ -146,6 +146,7 @@ def test_l18_no_question_is_even_tried_outside_the_tunnel(resolved: Resolved, su
         # Names of the network's own addresses resolved asks there whatever it is told: tried, and dropped.
         ask(lab, lab.plan.cafe.host4(1).reverse_pointer)
         assert meter.leaks() == []
+        before = asked_on_the_wire(lab)
         subject.cli("disconnect")
         subject.wait("idle", PATIENCE)
         assert resolved.whoami() == lab.plan.cafe.host4(1)
