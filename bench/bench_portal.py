@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ class Place:
 def children(pid: int) -> list[int]:
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for each in task.read_text(encoding="ascii").split():
-            found += children(int(each))
+        with suppress(FileNotFoundError, ProcessLookupError):  # a process of the database that has ended since
+            for each in task.read_text(encoding="ascii").split():
+                found += children(int(each))
     return found
 
 
@@ -83,7 +84,7 @@ def tree_ms(pid: int) -> float:
     for each in children(pid):
         try:
             fields = Path(f"/proc/{each}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except FileNotFoundError:  # a process of the database that has ended since
+        except (FileNotFoundError, ProcessLookupError):
             continue
         ticks += sum(map(int, fields[11:15]))
     return ticks * 1000 / os.sysconf("SC_CLK_TCK")

@@ -5,6 +5,7 @@ Writing it costs several times what the database does for it. The values are bou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -40,7 +41,7 @@ class _Made:
     build: Callable[[list[Any]], Any] = tuple
 
 
-class _Statement:
+class _Statement(ABC):
     def __init__(self, queryset: Callable[[], QuerySet[Any, Any]]) -> None:
         self._queryset = queryset
         self._made: dict[str, _Made] = {}
@@ -53,8 +54,8 @@ class _Statement:
         cursor.execute(made.sql, params)
         return made
 
-    def _make(self, queryset: QuerySet[Any, Any]) -> _Made:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, queryset: QuerySet[Any, Any]) -> _Made: ...
 
 
 class Select(_Statement, Generic[T]):

@@ -65,9 +65,8 @@ def shape(markdown: str) -> dict[str, list[str]]:
         "blocks": [f"{each.type} {each.tag}" for each in help_pages.MARKDOWN.parse(markdown) if each.type != "inline"],
         "code": sorted(re.findall(r"`[^`]*`|^```.*?^```", markdown, re.M | re.S)),
         "links": sorted(re.findall(r"\]\(([^)]*)\)", markdown)),
-        "strong": re.findall(
-            "</?strong>|[*]{2}", help_pages.MARKDOWN.render(markdown)
-        ),  # stars that show are a mistake
+        # Stars that show are a mistake.
+        "strong": re.findall("</?strong>|[*]{2}", help_pages.MARKDOWN.render(markdown)),
     }
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from hypothesis import given as given_values
 from hypothesis import strategies as st
 
 from daemon.host import HostError, TunnelError
-from daemon.linux import openvpn, openvpn_vigil, tunnels
+from daemon.linux import openvpn, openvpn_process, openvpn_vigil, tunnels
 from daemon.linux.openvpn import MTU_CBC, MTU_UDP, OpenVPN
 from daemon.linux.openvpn_process import TAKEN, OpenVPNProcess, configuration
 from daemon.linux.openvpn_said import Given, Said, given
 from daemon.linux.wireguard_device import PeerState
+from daemon.linux.wireguard_go import Process
 from policies.facts import Endpoint, Tunnel
 from policies.firewall import MARK, TUNNEL_IFNAME
 from policies.openvpn import OpenVPNProfile
@@ -369,3 +371,49 @@ def test_what_is_not_used_is_not_loaded() -> None:
     code = "import sys, daemon.__main__, daemon.linux.host; print([name for name in sys.modules if 'openvpn' in name])"
     told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == "[]\n"
+
+
+# --- the rights of the process ------------------------------------------------------------------------------------
+
+
+def capabilities() -> int:
+    """Of the calling thread, in force."""
+    said = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/thread-self/status").read_text(), re.M)
+    assert said is not None
+    return int(said[1], 16)
+
+
+def test_the_program_has_no_rights_and_we_keep_ours() -> None:
+    async def check() -> str:
+        script = "import re; print(re.findall(r'(?:CapEff|CapPrm|NoNewPrivs):.*', open('/proc/self/status').read()))"
+        process = Process([sys.executable, "-I", "-c", script], give_up=partial(openvpn_process._give_up, True))
+        async with asyncio.timeout(20):
+            await process.wait()
+        return process.last_words()
+
+    before = capabilities()
+    said = asyncio.run(check())
+    assert before, "the control: there is something to give up"
+    assert f"CapPrm:\\t{0:016x}" in said and f"CapEff:\\t{0:016x}" in said and "NoNewPrivs:\\t1" in said
+    assert capabilities() == before
+
+
+def test_what_cannot_give_up_its_rights_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail closed, and our own rights are untouched."""
+
+    class Refusing:
+        def prctl(self, *_: int) -> int:
+            return 0
+
+        def capset(self, *_: bytes) -> int:
+            return -1
+
+    async def check(begun: Path) -> None:
+        with pytest.raises(OSError, match="rights"):
+            Process(["/usr/bin/touch", str(begun)], give_up=partial(openvpn_process._give_up, True))
+
+    monkeypatch.setattr(openvpn_process, "_libc", Refusing())
+    before = capabilities()
+    asyncio.run(check(tmp_path / "begun"))
+    assert not (tmp_path / "begun").exists()
+    assert capabilities() == before
