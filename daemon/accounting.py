@@ -30,6 +30,7 @@ from policies.states import State
 log = structlog.get_logger()
 
 READ_S = 10.0  # between two readings
+SOONEST_S = 1.0  # between two readings where more are wanted
 COMMIT_S = 30.0  # between booking and commit, at most
 PRUNE_S = 3600.0
 ZONE = Path("/etc/localtime")
@@ -88,6 +89,7 @@ class Accounting:
         self._pruned = -PRUNE_S
         self._followed: tuple[Facts, State, FirewallPolicy | None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
         self._said: str | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -106,16 +108,25 @@ class Accounting:
             self._say(UNREADABLE.format(err))
         self._task = running.create_task(self._run())
 
+    def soon(self) -> None:
+        """Read before the next reading is due, but not twice within SOONEST_S."""
+        self._wanted.set()
+
     async def _run(self) -> None:
         while True:
-            wait = READ_S
+            wait, running = READ_S, asyncio.get_running_loop()
+            self._wanted.clear()
+            earliest = running.time() + SOONEST_S
             try:
                 self.read()
                 wait = self.on_reading()
                 self._keep()
             except Exception:  # a defect here must not end the counting, nor anything else
                 log.exception("accounting failed")
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wanted.wait()
+                    await asyncio.sleep(earliest - running.time())
 
     async def end(self) -> None:
         """Read once more, commit and close."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from daemon.accounting import READ_S, Accounting
+from daemon.accounting import READ_S, SOONEST_S, Accounting
 from ipc import interface
 from ipc.errors import Error, ServiceError
 from policies.classify import Verdict
@@ -28,7 +28,6 @@ from policies.states import Changed, Event, Phase, State, Target
 
 log = structlog.get_logger()
 
-SOONEST_S = 1.0  # between two readings where little is left
 RESET_TOLD_S = 600.0
 GRANTED = "granted"
 

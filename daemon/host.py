@@ -159,9 +159,14 @@ class Touch:
     foreign: bool
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaSpent:
+    """The kernel has refused a packet for the first time since it was told how much of the allowance is left."""
+
+
 class Tamper(Protocol):
-    def watch(self) -> AsyncIterator[Touch]:
-        """Whenever our firewall or routing may have been changed, by us or by others. Never ends."""
+    def watch(self) -> AsyncIterator[Touch | QuotaSpent]:
+        """Whenever our firewall or routing may have been changed, by us, by others or by the traffic. Never ends."""
         ...
 
 

@@ -54,6 +54,11 @@ class TamperHint:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaHint:
+    """The kernel lets nothing more of the allowance pass: what is left should be counted anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Untold:
     """What was put back a moment ago, when the notice of whoever did it had not come yet; `told`: how many had."""
 
@@ -108,6 +113,7 @@ Inboxed = (
     | WifiHint
     | ResolverHint
     | TamperHint
+    | QuotaHint
     | Untold
     | SleepHint
     | AgentsHint

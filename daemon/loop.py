@@ -19,7 +19,7 @@ from daemon.beacons import BeaconExplorer
 from daemon.checks import Checks
 from daemon.enforce import EnforceError, Enforcer
 from daemon.explore import Explorer
-from daemon.host import Host, HostError, Sleeping, Touch
+from daemon.host import Host, HostError, QuotaSpent, Sleeping, Touch
 from daemon.hostile import HostileExplorer
 from daemon.inbox import (
     AgentsHint,
@@ -30,6 +30,7 @@ from daemon.inbox import (
     Inboxed,
     LinksHint,
     Overdue,
+    QuotaHint,
     ResolverHint,
     SleepHint,
     TamperHint,
@@ -216,6 +217,9 @@ class Loop:
                     await self._handle(Changed())
             case TamperHint(what, foreign):
                 await self._put_back(what, foreign)
+            case QuotaHint():
+                if not self.allowances.used_up:
+                    self.accounting.soon()
             case Untold(what, told):
                 if told == self._tampered:
                     self._tell(what)
@@ -670,8 +674,10 @@ class Loop:
         self.store.close()
 
 
-def _tamper_hint(touch: Touch | None) -> Inboxed:
+def _tamper_hint(touch: Touch | QuotaSpent | None) -> Inboxed:
     """A watch that has ended saw nothing: then it is a hint to look."""
+    if isinstance(touch, QuotaSpent):
+        return QuotaHint()
     return TamperHint(touch.what, touch.foreign) if touch else TamperHint("unseen")
 
 

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from daemon.host import Touch
+from daemon.host import QuotaSpent, Touch
 from daemon.linux import ports
 from policies.firewall import MARK
 
@@ -21,8 +21,8 @@ TABLE, FAMILY_INET = b"tunwarden", 1  # NFPROTO_INET
 # <linux/netlink.h>, <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>, <linux/rtnetlink.h>
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NETLINK_NETFILTER, NFNLGRP_NFTABLES = 12, 7
-NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN = 10, 15
-NFTA_TABLE_NAME = 1  # also of chains, rules, sets and elements: the name of their table
+NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN, NFT_MSG_NEWOBJ = 10, 15, 18
+NFTA_TABLE_NAME = 1  # also of chains, rules, sets, elements and objects: the name of their table
 NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 2, 3
 RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE = 24, 25, 32, 33
 RTA_TABLE = 15  # FRA_TABLE has the same number
@@ -70,14 +70,18 @@ class FirewallEvents:
     def __init__(self, foreign: Foreign = ports.foreign) -> None:
         self._touched, self._foreign = False, foreign
 
-    def take(self, data: bytes) -> Iterator[Touch]:
-        """One for each transaction that touched our table."""
+    def take(self, data: bytes) -> Iterator[Touch | QuotaSpent]:
+        """One for each transaction that touched our table, and for each quota in it that is spent."""
         for kind, port, payload in messages(data):
             if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < _NFGEN:
                 continue
             about = attributes(payload[_NFGEN:])
             if kind & 0xFF != NFT_MSG_NEWGEN:
                 ours = about.get(NFTA_TABLE_NAME, b"").rstrip(b"\0") == TABLE
+                if ours and port == 0 and kind & 0xFF == NFT_MSG_NEWOBJ:
+                    # No transaction: a packet did it, and the family is the packet's. Only quotas tell of themselves.
+                    yield QuotaSpent()
+                    continue
                 self._touched |= ours and payload[0] == FAMILY_INET
             elif self._touched:
                 self._touched = False
@@ -115,12 +119,12 @@ def _little() -> bool:
 class LinuxTamper:
     """Implements `daemon.host.Tamper`."""
 
-    async def watch(self) -> AsyncIterator[Touch]:
-        """One for each change of our rules, ours included. Never ends; no periodic wakeups.
+    async def watch(self) -> AsyncIterator[Touch | QuotaSpent]:
+        """One for each change of our rules, ours included, and each allowance spent. Never ends; no periodic wakeups.
 
         An overrun is a hint too: whatever was lost may have been about us.
         """
-        told: asyncio.Queue[Touch] = asyncio.Queue()
+        told: asyncio.Queue[Touch | QuotaSpent] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         firewall = FirewallEvents()
         nft = subscribed(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from daemon.host import Announced, Counters, Host, HostError, Sleeping, SplitTree, Touch, TunnelError
+from daemon.host import Announced, Counters, Host, HostError, QuotaSpent, Sleeping, SplitTree, Touch, TunnelError
 from policies.counting import Counts
 from policies.facts import Address, Endpoint, Internet, Link, LinkKind, Security, Tunnel, WifiNetwork
 from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy
@@ -53,7 +53,7 @@ class FakeHost:
     internet: dict[str, Internet | None] = field(default_factory=dict)  # what is behind each link; others tell nothing
     announced: dict[int, Announced] = field(default_factory=dict)  # of captive portals, by ifindex
     looked_through: list[FirewallPolicy | None] = field(default_factory=list)  # the firewall during each look
-    touch: Touch = TAMPERED
+    touch: Touch | QuotaSpent = TAMPERED
     counters: FakeCounters = field(default_factory=lambda: FakeCounters())
     opened: list[WireGuardProfile] = field(default_factory=list)  # a profile for each attempt
     speeds: dict[Address, float] = field(default_factory=dict)  # of servers, in seconds; others do not answer
@@ -236,7 +236,7 @@ class _Tamper:
     def __init__(self, fake: FakeHost) -> None:
         self.fake = fake
 
-    async def watch(self) -> AsyncIterator[Touch]:
+    async def watch(self) -> AsyncIterator[Touch | QuotaSpent]:
         while True:
             await self.fake.changed["tamper"].wait()
             self.fake.changed["tamper"].clear()

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from daemon.accounting import READ_S, Accounting
-from daemon.allowance import SOONEST_S, Allowances, size
+from daemon.accounting import READ_S, SOONEST_S, Accounting
+from daemon.allowance import Allowances, size
 from daemon.usage_store import UsageStore
 from ipc.errors import Error, ServiceError
 from policies.counting import Counts

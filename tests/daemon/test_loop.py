@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon import accounting, reading
 from daemon import loop as loop_module
-from daemon import reading
-from daemon.host import HostError, Touch
+from daemon.host import HostError, QuotaSpent, Touch
 from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
 from daemon.loop import NOTICE_S, Loop
 from daemon.store import Store, StoreError
@@ -42,6 +42,7 @@ action = "disconnect"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(accounting, "SOONEST_S", 0.01)
     monkeypatch.setattr(reading, "AGAIN_S", 0.01)
     monkeypatch.setattr(reading, "REREAD_S", 0.01)
     monkeypatch.setattr(Loop, "_delay", lambda self, failures: 0.01)
@@ -340,6 +341,25 @@ def test_tampering_is_told(tmp_path: Path, foreign: bool, undone: bool) -> None:
         assert here.loop.warnings.get("tamper") == (told if foreign else None)
         await asyncio.sleep(2 * NOTICE_S)
         assert here.loop.warnings.get("tamper") == (told if undone or foreign else None)
+
+    run(tmp_path, check)
+
+
+def test_a_quota_that_is_spent_is_looked_at_before_the_next_reading(tmp_path: Path) -> None:
+    """A2: what the kernel says of its own accord is no tampering, and people are told without waiting for it."""
+
+    async def check(here: Running) -> None:
+        await here.at_the_cafe()
+        await here.until(Phase.CONNECTED)
+        here.loop.accounting.on_reading = lambda: 3600.0
+        here.loop.accounting.soon()  # from here on none would come for an hour
+        await here.until(lambda loop: not loop.accounting._wanted.is_set())
+        read: list[bool] = []
+        here.loop.accounting.on_reading = lambda: read.append(True) or 3600.0  # type: ignore[func-returns-value]
+        here.fake.touch = QuotaSpent()
+        await here.hint("tamper")
+        await here.until(lambda loop: bool(read))
+        assert "tamper" not in here.loop.warnings
 
     run(tmp_path, check)
 

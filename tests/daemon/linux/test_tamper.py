@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.linux.tamper import FirewallEvents, Touch, attributes, messages, routing_events
+from daemon.host import QuotaSpent, Touch
+from daemon.linux.tamper import FirewallEvents, attributes, messages, routing_events
 from lab.hosts import Host
 from policies.firewall import MARK
 
@@ -38,7 +39,7 @@ def foreign(protocol: int, port: int) -> bool:
     return port not in (0, OUR_PORT)
 
 
-DELTABLE, NEWRULE, NEWGEN = 2, 6, 15
+DELTABLE, NEWRULE, NEWGEN, NEWOBJ = 2, 6, 15, 18
 OURS, THEIRS = attribute(1, b"tunwarden\0"), attribute(1, b"filter\0")
 UNNAMED = "a process the kernel does not name"
 BY_NFT = (attribute(2, struct.pack(">I", 4711)), attribute(3, b"nft\0"))
@@ -56,6 +57,7 @@ BY_NFT = (attribute(2, struct.pack(">I", 4711)), attribute(3, b"nft\0"))
         (nft(NEWRULE, 2, OURS) + nft(NEWGEN, 0, *BY_NFT), []),  # a table of our name in another family
         (nft(NEWGEN, 0, *BY_NFT), []),
         (nft(DELTABLE, 1, OURS), []),  # its transaction has not ended yet
+        (nft(NEWOBJ, 1, OURS) + nft(NEWGEN, 0, *BY_NFT), ["the firewall table was changed by nft (process 4711)"]),
     ],
 )
 def test_transactions(data: bytes, told: list[str]) -> None:
@@ -66,6 +68,15 @@ def test_a_transaction_may_come_in_pieces() -> None:
     events = FirewallEvents(foreign)
     assert list(events.take(nft(DELTABLE, 1, OURS))) == []
     assert len(list(events.take(nft(NEWGEN, 0, *BY_NFT)))) == 1
+    assert list(events.take(nft(NEWGEN, 0, *BY_NFT))) == []
+
+
+@pytest.mark.parametrize("family", [1, 2, 10])
+def test_a_spent_quota(family: int) -> None:
+    """The kernel tells with the family of the packet; of others' tables it is nothing to us, and nothing is changed."""
+    events = FirewallEvents(foreign)
+    assert list(events.take(nft(NEWOBJ, family, THEIRS, port=0))) == []
+    assert list(events.take(nft(NEWOBJ, family, OURS, port=0))) == [QuotaSpent()]
     assert list(events.take(nft(NEWGEN, 0, *BY_NFT))) == []
 
 
@@ -113,9 +124,11 @@ async def main():
     first = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0.05)
     print("watching", flush=True)
-    print(await first, flush=True)
-    async for text in watch:
-        print(text, flush=True)
+    print(1, await first, flush=True)
+    count = 1
+    async for touch in watch:
+        count += 1
+        print(count, touch, flush=True)
 
 asyncio.run(main())
 """
@@ -147,6 +160,37 @@ def test_the_kernel_tells(command: tuple[str, ...], told: str) -> None:
         host.run(*command)
         seen = watcher.wait_output(told)
         assert len(seen.splitlines()) <= 3, seen
+
+
+METERED = """
+table inet tunwarden {
+    quota allowance { over 1000 bytes }
+    chain output { type filter hook output priority 0; udp dport 9 quota name allowance drop; }
+}
+"""
+
+
+SEND = """
+import contextlib, socket
+for _ in range(9):
+    with contextlib.suppress(PermissionError):
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes(500), ("127.0.0.1", 9))
+"""
+
+
+@pytest.mark.netns
+def test_the_kernel_tells_that_a_quota_is_spent() -> None:
+    """A2: once, not for each packet that is refused, and again after it was raised. That is no tampering."""
+    with Host("spent") as host:
+        host.run("ip", "link", "set", "lo", "up")
+        host.run("nft", "-f", "-", input=METERED)
+        watcher = host.start(sys.executable, "-I", "-c", WATCHER)
+        watcher.wait_output("watching")
+        for count in (1, 3):
+            host.run(sys.executable, "-c", SEND)
+            watcher.wait_output(f"{count} QuotaSpent()")
+            host.run("nft", "add quota inet tunwarden allowance { over 6000 bytes }")
+            watcher.wait_output(f"{count + 1} Touch(what='the firewall table was changed by nft")
 
 
 OURSELVES = """
