@@ -64,8 +64,8 @@ class Laptop:
             answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16sH22x", link.encode(), 0))
         return bool(struct.unpack_from("16sH", answer)[1] & IFF_RUNNING)
 
-    def wait_carrier(self, link: str, wanted: bool, timeout: float = 5.0) -> None:
-        """The kernel reports a carrier some milliseconds late (linkwatch). Raises LabError."""
+    def wait_carrier(self, link: str, wanted: bool, timeout: float = 20.0) -> None:
+        """The kernel reports a carrier late (linkwatch): by milliseconds, or by a second. Raises LabError."""
         _wait(lambda: self.has_carrier(link) is wanted, timeout, f"carrier of {link} is not {wanted}")
 
     def configure(self, link: str, subnet: Subnet, *, metric: int, wait_ipv6: bool, timeout: float) -> None:
@@ -82,7 +82,7 @@ class Laptop:
         """Wait for an address by SLAAC. Raises LabError."""
         _wait(lambda: self.address6(link, subnet) is not None, timeout, f"no IPv6 address by SLAAC on {link}")
 
-    def lease(self, link: str, *, metric: int, identity: bytes | None = None, timeout: float = 10.0) -> IPv4Address:
+    def lease(self, link: str, *, metric: int, identity: bytes | None = None, timeout: float = 25.0) -> IPv4Address:
         """Start the DHCP client, in place of the one that runs, and wait; another identity gets another address.
 
         A client that starts takes the old address away first. Raises LabError.

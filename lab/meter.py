@@ -32,6 +32,7 @@ WIRES = {"wlan0": "air-wlan0", "eth0": "air-eth0"}
 BARRIER = ("barrier0", "barrier1")  # frames go in at the first and are captured as they come in at the second
 ETH_LOCAL = 0x88B5  # IEEE 802 local experimental
 BUFFER_KIB = 32768
+SEEN_S = 20.0  # until tcpdump has written what it saw: it shares the processors with everything else
 SNAP = 320  # bytes: all headers and a DNS question; keeps some 80,000 frames in the ring
 NOBODY = bytes.fromhex("02ffffffff01")  # a station that does not exist: a bridge floods it, every router ignores it
 STATISTICS = re.compile(r"(\d+) packets? dropped by kernel")
@@ -130,7 +131,7 @@ class Meter:
         wire = next((name for name, index in self._links.items() if index == frame.ifindex), "?")
         return f"{frame.time:.6f} {wire} {kind} {frame.ethertype:#06x} {frame.payload[:64].hex()}"
 
-    def flush(self, timeout: float = 5.0) -> None:
+    def flush(self, timeout: float = SEEN_S) -> None:
         """Wait until every frame that was sent before this call has been read. Raises MeterError.
 
         A veth link hands each frame to the queue of the processor it was sent on, and each queue keeps its order, for
@@ -150,7 +151,7 @@ class Meter:
         self._air.inside(send)
         self._await(lambda: marks <= self._barriers, timeout, "the barrier was not captured")
 
-    def positive_control(self, wire: str = "wlan0", timeout: float = 5.0) -> None:
+    def positive_control(self, wire: str = "wlan0", timeout: float = SEEN_S) -> None:
         """Show that the meter sees a clear IPv4, a clear IPv6 and a DNS packet of the laptop, and judges them right.
 
         The packets are put on the laptop's link from a packet socket, below its firewall and routing, so this also
@@ -181,7 +182,7 @@ class Meter:
             timeout, "the positive control was not seen: this meter is blind",
         )  # fmt: skip
 
-    def socket_control(self, timeout: float = 5.0) -> None:
+    def socket_control(self, timeout: float = SEEN_S) -> None:
         """The same with real sockets of the laptop, through its routing and firewall; only before protection starts.
 
         Needs a joined network with both families. The packets do count: `reset()` forgets them. Raises MeterError.
@@ -232,7 +233,7 @@ class Meter:
     def _no_drops(self) -> None:
         before = len(STATISTICS.findall(self._tcpdump.output()))
         self._tcpdump.send(signal.SIGUSR1)  # tcpdump(1): report the counts so far
-        self._await(lambda: len(STATISTICS.findall(self._tcpdump.output())) > before, 5.0, "tcpdump does not answer")
+        self._await(lambda: len(STATISTICS.findall(self._tcpdump.output())) > before, SEEN_S, "tcpdump does not answer")
         if dropped := self._dropped(self._tcpdump.output()):
             raise MeterError(f"tcpdump lost {dropped} frames: the counts mean nothing")
 

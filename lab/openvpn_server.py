@@ -129,6 +129,7 @@ class OpenVpnServer:
         self._resolver = dnsmasq(
             self.host, f"listen-address={v4},{v6}", *names(self._plan, v4, v6), f"server={self._plan.internet4}"
         )
+        self._resolver.wait_output("started")
 
     def _settings(self, pushes: Sequence[str], settings: Sequence[str]) -> list[str]:
         tunnel = self.site.tunnel

@@ -61,7 +61,6 @@ class Portal:
     def __init__(self, lab: Laboratory, *, api: bool = False) -> None:
         self.lab, self.router = lab, lab.cafe
         self._certificate = self._sign() if api else None
-        self.router.run("nft", "-f", "-", input=GATE)
         lines = [
             "no-resolv",
             "no-hosts",
@@ -78,6 +77,7 @@ class Portal:
         task = {"host": NAME, "port": WEB_PORT, "lie": LIE, "certificate": self._certificate}
         self.server: Process = self.router.start(lab.python, "-I", "-S", str(SERVER), json.dumps(task))
         self.server.wait_output("ready")
+        self.router.run("nft", "-f", "-", input=GATE)  # last: nothing hangs between a gate and whoever stands in it
 
     def lie(self, word: str) -> None:
         """From now on be hostile: one of portal_server.LIES."""
@@ -89,6 +89,11 @@ class Portal:
         self.router.run("nft", f"add element inet lab_portal open4 {{ {lease} }}")
         if address := self.lab.card.address6("wlan0", self.lab.plan.cafe):
             self.router.run("nft", f"add element inet lab_portal open6 {{ {address} }}")
+
+    def let_out(self) -> bool:
+        """Whether somebody has logged in over both families."""
+        sets = (self.router.run("nft", "list", "set", "inet", "lab_portal", name) for name in ("open4", "open6"))
+        return all("elements" in each.stdout for each in sets)
 
     def close(self) -> None:
         """Forget everybody who has logged in."""

@@ -17,6 +17,7 @@ ETH_ALL, OUTGOING = 3, 4  # ETH_P_ALL and PACKET_OUTGOING of <linux/if_packet.h>
 ICMP_REQUEST, ICMPV6_REQUEST = 8, 128
 A, AAAA = 1, 28  # RFC 1035, RFC 3596
 HIGH_PORT = 40000
+AGAIN_S = 2.0  # until a question for a name is asked again
 
 
 def checksum(data: bytes) -> int:
@@ -60,16 +61,25 @@ def dns_query(name: str, kind: int, number: int = 0x7477) -> bytes:
 
 
 def resolve(
-    host: Host, resolver: IPv4Address | IPv6Address, name: str, kind: int = A, timeout: float = 2.0
+    host: Host, resolver: IPv4Address | IPv6Address, name: str, kind: int = A, timeout: float = 8.0
 ) -> IPv4Address | IPv6Address | None:
-    """Ask that resolver over UDP from the host; the first address, or None when it knows none. Raises OSError."""
+    """Ask that resolver over UDP from the host, again when it is silent; the first address, or None when it knows none.
+
+    Raises OSError.
+    """
     family = socket.AF_INET if resolver.version == 4 else socket.AF_INET6
     with host.socket(family, socket.SOCK_DGRAM) as asker:
-        asker.settimeout(timeout)
         asker.connect((str(resolver), 53))
-        question = dns_query(name, kind)
-        asker.send(question)
-        answer = asker.recv(4096)
+        question, deadline, answer = dns_query(name, kind), time.monotonic() + timeout, b""
+        while not answer:
+            left = deadline - time.monotonic()
+            asker.settimeout(max(0.01, min(AGAIN_S, left)))
+            asker.send(question)
+            try:
+                answer = asker.recv(4096)
+            except TimeoutError:
+                if left <= AGAIN_S:
+                    raise
     length = 4 if kind == A else 16
     # Behind the repeated question: a record of our type and class, its time to live, its length, its address.
     start = answer.find(struct.pack(">HH", kind, 1), len(question))
@@ -78,7 +88,7 @@ def resolve(
     return ip_address(answer[start + 10 : start + 10 + length])
 
 
-def exit_address(host: Host, web: IPv4Address | IPv6Address, timeout: float = 5.0) -> IPv4Address | IPv6Address:
+def exit_address(host: Host, web: IPv4Address | IPv6Address, timeout: float = 15.0) -> IPv4Address | IPv6Address:
     """The address under which the internet sees the host, by HTTP. Raises OSError when nothing can be reached."""
     family = socket.AF_INET if web.version == 4 else socket.AF_INET6
     with host.socket(family, socket.SOCK_STREAM) as asker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +45,9 @@ security = "wpa2"
 action = "disconnect"
 """
 
+# For whoever looks at the hold before a network is identified: it does not end by itself meanwhile.
+PATIENT = SETTINGS.replace("[wifi]\n", '[wifi]\nidentify_timeout = "1m"\n')
+
 
 class Subject:
     """The daemon in one laboratory. Construct it before anything is joined: it writes the settings file."""
@@ -59,7 +63,7 @@ class Subject:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def start(self, timeout: float = 10.0) -> float:
+    def start(self, timeout: float = 30.0) -> float:
         """Start the daemon as the service manager would; returns the seconds until it answered. Raises LabError."""
         begun = time.monotonic()
         self.process = self.lab.laptop.start(self.lab.python, "-I", "-m", *self.program)
@@ -98,7 +102,7 @@ class Subject:
         with self.client() as client:
             return client.get_status()
 
-    def wait(self, wanted: Callable[[Status], bool] | str, timeout: float = 15.0) -> Status:
+    def wait(self, wanted: Callable[[Status], bool] | str, timeout: float = 30.0) -> Status:
         """Wait for a state, or for whatever `wanted` says of the status. Raises LabError with the last status."""
         done = (lambda status: status.state == wanted) if isinstance(wanted, str) else wanted
         deadline = time.monotonic() + timeout
@@ -108,6 +112,32 @@ class Subject:
                 raise LabError(f"after {timeout} s: {status}\n{log[-6000:]}")
             time.sleep(self.pause)
         return status
+
+    def states(self) -> list[str]:
+        """Every state that it has entered since its start, oldest first."""
+        assert self.process is not None
+        return re.findall(r" event=state phase=(\S+)", self.process.output())
+
+    def went_through(self, *wanted: str, since: int = 0, timeout: float = 30.0) -> None:
+        """Wait until it has entered these states in this order, after the first `since` of `states()`. Raises LabError.
+
+        A state may last milliseconds, and be over before anybody has asked: the log has it.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            entered = iter(self.states()[since:])
+            if all(state in entered for state in wanted):
+                return
+            if time.monotonic() > deadline:
+                log = self.process.output() if self.process else ""
+                raise LabError(f"not {', '.join(wanted)} within {timeout} s\n{log[-6000:]}")
+            time.sleep(self.pause)
+
+    def wait_cleared(self, timeout: float = 25.0) -> Status:
+        """Wait until a network is used without protection: before it was joined, the state was idle just as well."""
+        return self.wait(
+            lambda status: status.state == "idle" and any(each.cleared for each in status.networks), timeout
+        )
 
     def cli(self, *argv: str, check: bool = True, input: str | None = None) -> str:
         """Run the real `tunwarden` on the laptop, as root; its standard output. Raises CommandError when `check`."""

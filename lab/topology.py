@@ -39,6 +39,8 @@ CABLES = (
     (("home", "wan"), ("internet", "home")),
     (("server", "wan"), ("internet", "server")),
 )
+# The kernel asks for routers three times, four seconds apart (RFC 4861, 10), and the first question may be lost.
+LEASE_S = 25.0
 AIR_SYSCTLS = (
     ("net/ipv6/conf/all/disable_ipv6", "1"),  # the switch has nothing to say of its own
     ("net/ipv6/conf/default/disable_ipv6", "1"),
@@ -166,7 +168,7 @@ class Laboratory:
 
     def join(
         self, name: str, *, ssid: bytes | None = None, air: Air | None = None, bssid: str | None = None,
-        ap_delay: float = 0.0, dhcp: bool = True, wait_ipv6: bool = True, timeout: float = 10.0,
+        ap_delay: float = 0.0, dhcp: bool = True, wait_ipv6: bool = True, timeout: float = LEASE_S,
     ) -> Network:  # fmt: skip
         """Associate `wlan0` with "cafe", "cafe6" (IPv6 only) or "home", in the order of a real card.
 
@@ -195,7 +197,7 @@ class Laboratory:
         self.air.ip(f"link set air-wlan0 master {network.bridge}", "link set air-wlan0 up")
         self.card.wait_carrier("wlan0", True)
 
-    def address(self, network: Network, *, wait_ipv6: bool = True, timeout: float = 10.0) -> None:
+    def address(self, network: Network, *, wait_ipv6: bool = True, timeout: float = LEASE_S) -> None:
         """DHCP and SLAAC on `wlan0`, and the stand-in's "activated". Part of `join`."""
         self.card.configure("wlan0", network.subnet, metric=600, wait_ipv6=wait_ipv6, timeout=timeout)
         if self.networkmanager is not None:
@@ -210,7 +212,7 @@ class Laboratory:
         if self.networkmanager is not None:
             self.networkmanager.gone()
 
-    def plug(self, *, wait_ipv6: bool = True, timeout: float = 10.0) -> Network:
+    def plug(self, *, wait_ipv6: bool = True, timeout: float = LEASE_S) -> Network:
         """Put the cable of the network "wired" (behind the home router) into `eth0`, with DHCP and SLAAC."""
         network = self.networks["wired"]
         self.air.ip(f"link set air-eth0 master {network.bridge}", "link set air-eth0 up")

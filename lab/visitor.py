@@ -86,9 +86,12 @@ def http(method: str, url: str, address: str) -> tuple[int, str, str]:
 
 
 def log_in(start: str) -> None:
-    """Over both families, for this portal tells people apart by their addresses: all pages first, then the buttons."""
+    """Over both families, for this portal tells people apart by their addresses: all pages first, then the buttons.
+
+    IPv4 last: what looks for the Internet over it may then find it and end the login before we hear of it.
+    """
     forms = []
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for family in (socket.AF_INET6, socket.AF_INET):
         page = start
         for _ in range(5):
             address = str(socket.getaddrinfo(urlsplit(page).hostname, 80, family, socket.SOCK_STREAM)[0][4][0])

@@ -85,8 +85,9 @@ class VpnServer:
             self.host, f"listen-address={v4},{v6}", *names(self._plan, v4, v6), f"server={self._plan.internet4}",
             "edns-packet-max=4096",  # it takes large questions; by itself, dnsmasq takes 1232 bytes
         )  # fmt: skip
+        self._resolver.wait_output("started")
 
-    def _wait_for_link(self, timeout: float = 5.0) -> None:
+    def _wait_for_link(self, timeout: float = 20.0) -> None:
         assert self._engine is not None
         deadline = time.monotonic() + timeout
         # The control socket comes after the link, and its file before it listens: `wg` would take the file away.

@@ -119,6 +119,7 @@ def token(right: Right, device: str, public_key: str) -> tuple[str, int, int]:
         "quota_mb_day": right.quota_mb,
         "servers": right.servers,
         "refresh": refresh,
+        "iat": now,
         "exp": expires,
     }
     return signing.sign(claims, TYPE), refresh, expires

@@ -48,7 +48,7 @@ class Place:
         return self.service.portal_login(Caller(0, frozenset({0}), os.getpid(), transport, own))
 
     async def phase(self, wanted: Phase) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while self.loop.state.phase is not wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -90,16 +90,16 @@ def run(folder: Path, check: Callable[[Place], Coroutine[None, None, None]]) -> 
 
 async def refused(told: Told) -> ServiceError:
     with pytest.raises(ServiceError) as caught:
-        await asyncio.wait_for(anext(told), 5)
+        await asyncio.wait_for(anext(told), 20)
     return caught.value
 
 
 async def next_of(told: Told) -> LoginState:
-    return await asyncio.wait_for(anext(told), 10)
+    return await asyncio.wait_for(anext(told), 20)
 
 
 async def ended(place: Place) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while place.loop.logins._became is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     assert place.tree == (frozenset(), 0)
@@ -150,7 +150,7 @@ def test_n12_a_layer_that_refuses_to_close_ends_the_tree_all_the_same(tmp_path: 
         closing = len(place.fake.asked)
         place.fake.refuses = {layer}
         await told.aclose()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while place.loop.logins._became is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         assert "no tree" in [what for what, _ in place.fake.asked[closing:]]
@@ -159,7 +159,7 @@ def test_n12_a_layer_that_refuses_to_close_ends_the_tree_all_the_same(tmp_path: 
         policy = place.fake.kernel[other]
         assert policy is not None and policy.tree == frozenset()
         place.fake.refuses = set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while any(each is None or each.tree for each in place.fake.kernel.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -290,7 +290,7 @@ def test_n12_the_portal_may_be_gone_when_the_tree_stands(tmp_path: Path) -> None
         place.loop._find(lambda facts: replace(facts, internet={"wlan0": Internet(Reach.INTERNET, "probe")}))
         place.loop.post(module.Changed())
         with pytest.raises(ServiceError, match="no captive portal"):
-            await asyncio.wait_for(begins, 10)
+            await asyncio.wait_for(begins, 20)
         await ended(place)
         assert place.fake.order("tree", "no tree")[-1] == "no tree"
 

@@ -329,7 +329,7 @@ class World:
         self.explorer.follow(self.facts, decision, self.phase, self.settings)
 
     async def until(self, done: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not done():
                 await asyncio.sleep(0.001)
                 while self.inbox:

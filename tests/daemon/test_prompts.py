@@ -54,12 +54,12 @@ class Agent:
                 self._heard.put_nowait(prompt)
 
     async def next(self) -> Prompt:
-        prompt = await asyncio.wait_for(self._heard.get(), 3)
+        prompt = await asyncio.wait_for(self._heard.get(), 20)
         assert prompt is not None
         return prompt
 
     async def begin(self) -> None:
-        assert await asyncio.wait_for(self._heard.get(), 3) is None
+        assert await asyncio.wait_for(self._heard.get(), 20) is None
 
     async def leave(self) -> None:
         self.ended.cancel()

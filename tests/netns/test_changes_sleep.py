@@ -19,6 +19,7 @@ from lab.first_byte import protected_again
 from lab.logind_stand_in import LogindStandIn
 from lab.subject import Subject
 from lab.topology import Laboratory
+from tests.netns.asking import until
 
 pytestmark = pytest.mark.netns
 
@@ -135,8 +136,7 @@ def test_nobody_tells_and_the_same_leaks(subject: Subject) -> None:
     subject.wait("idle")
     with night(subject, None), lab.meter() as meter, lab.traffic(rate=40):
         another_network(lab)
-        time.sleep(0.5)
-        assert len(meter.leaks()) > 10
+        assert until(lambda: len(meter.leaks()) > 10)
     protected_again(subject)
 
 

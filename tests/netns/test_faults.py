@@ -15,6 +15,7 @@ from lab.probes import echoes, exit_address
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 from policies.firewall import TUNNEL_IFNAME
+from tests.netns.asking import until
 
 pytestmark = pytest.mark.netns
 
@@ -28,9 +29,10 @@ def connected(subject: Subject) -> Subject:
 
 
 def test_the_tunnel_link_is_deleted(connected: Subject, sealed: Any) -> None:
+    before = len(connected.states())
     with sealed():
         connected.lab.laptop.run("ip", "link", "del", TUNNEL_IFNAME)
-        connected.wait(lambda status: not status.protected)
+        connected.went_through("reconnecting", "connected", since=before)
         connected.wait("connected")
     assert connected.process is not None
     assert "routes-failed" not in connected.process.output(), "a lost tunnel, not a failure of ours: no delay"
@@ -40,9 +42,10 @@ def test_wireguard_go_is_killed(connected: Subject, sealed: Any) -> None:
     pids = connected.lab.laptop.run("pidof", "wireguard-go", check=False).stdout.split()
     if not pids:
         pytest.skip("this kernel has WireGuard: there is no process to kill")
+    before = len(connected.states())
     with sealed():
         connected.lab.laptop.run("kill", "-KILL", *pids)
-        connected.wait(lambda status: not status.protected)
+        connected.went_through("reconnecting", "connected", since=before)
         connected.wait("connected")
 
 
@@ -54,7 +57,7 @@ def reach_held(subject: Subject) -> None:
     lab = subject.lab
     lab.networkmanager.associating()
     lab.associate(lab.networks["cafe"])
-    subject.wait("held")
+    subject.wait(lambda status: status.state != "idle")  # held, for three seconds: a busy machine may sleep as long
 
 
 def reach_connecting(subject: Subject) -> None:
@@ -166,7 +169,7 @@ def test_the_server_is_unreachable_from_the_start(subject: Subject, sealed: Any)
     lab.kill_server()
     with sealed():
         lab.join("cafe")
-        status = subject.wait(lambda status: status.cause == "server-unreachable", 15)
+        status = subject.wait(lambda status: status.cause == "server-unreachable")
         assert status.blocking
         assert not status.protected
 
@@ -222,11 +225,11 @@ def test_a_container_behind_the_laptop(connected: Subject) -> None:
     assert exit_address(container, lab.plan.internet4) == lab.plan.server4
     with lab.meter() as meter:
         lab.kill_server()
-        deadline = time.monotonic() + 15
-        while connected.status().protected and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while connected.status().protected and time.monotonic() < deadline:  # without questions no silence is noticed
             echoes(container, lab.plan.internet4)
             echoes(container, lab.plan.internet6)
-        connected.wait("blocked", 20)
+        connected.wait("blocked")
         assert not echoes(container, lab.plan.internet4)
         assert not echoes(container, lab.plan.internet6)
         assert meter.leaks() == []
@@ -238,8 +241,8 @@ def test_forwarded_traffic_leaves_when_nothing_blocks_it(lab: Laboratory) -> Non
     lab.join("cafe")
     container = lab.add_container()
     with lab.meter() as meter:
-        assert echoes(container, lab.plan.internet4)
-        assert echoes(container, lab.plan.internet6)
+        assert until(lambda: echoes(container, lab.plan.internet4))
+        assert until(lambda: echoes(container, lab.plan.internet6))
         assert meter.leaks()
 
 
@@ -247,7 +250,7 @@ def test_a_flow_from_before_the_block_dies(lab: Laboratory) -> None:
     """L10: an established connection has no right to go on outside the tunnel."""
     lab.join("cafe")
     with lab.laptop.socket(socket.AF_INET, socket.SOCK_STREAM) as flow:
-        flow.settimeout(2)
+        flow.settimeout(15)
         flow.connect((str(lab.plan.internet4), SINK_PORT))
         with lab.meter() as meter:
             flow.send(b"before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import select
 import socket
@@ -25,18 +26,20 @@ pytestmark = pytest.mark.netns
 # <linux/netlink.h>, <linux/netfilter/nfnetlink.h>, <linux/rtnetlink.h>: read without the daemon's own parser
 SOL_NETLINK, ADD_MEMBERSHIP, NETLINK_NETFILTER, SO_RCVBUFFORCE = 270, 1, 12, 33
 NFNLGRP_NFTABLES, RTNLGRP_LINK, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE = 7, 1, 8, 19
-NEW_TABLE, DEL_RULE = 10 << 8 | 0, 10 << 8 | 8  # of nftables
+NEW_TABLE, DEL_RULE, NEW_GENERATION, GET_GENERATION = (10 << 8 | number for number in (0, 8, 15, 16))  # of nftables
 RTM_NEWLINK, RTM_DELLINK, RTM_NEWRULE, RTM_DELRULE = 16, 17, 32, 33
+LEAVING = ("table disconnecting", "link gone", "rule removed", "table idle")
+COMING = ("table connecting", "link", "table connected")
 PHASE = re.compile(rb"([a-z]+) [0-9a-f]{32}")  # the comment of our table: the phase and the digest of its rules
 
 
 @dataclass(frozen=True)
 class Seen:
-    """`after`: when the kernel had not yet told; `turn`: events of one turn may have come in either order."""
+    """`after`: when the kernel had not yet told it; `before`: when it had. Whoever reads late knows only that much."""
 
     what: str
-    turn: int
     after: float
+    before: float
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Order:
     lab: Laboratory
     link: str = TUNNEL_IFNAME
     seen: list[Seen] = field(default_factory=list)
+    told: int = 0  # which generation of the rules the last notice was about
 
     def first(self, what: str) -> Seen:
         return next(each for each in self.seen if each.what == what)
@@ -74,19 +78,20 @@ class Order:
         nft = _subscribed(NETLINK_NETFILTER, NFNLGRP_NFTABLES)
         routing = _subscribed(socket.NETLINK_ROUTE, RTNLGRP_LINK, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE)
         with nft, routing:
+            empty = {nft: time.time(), routing: time.time()}  # when nothing waited there for the last time
+            self.told = generation()
             ready.set()
-            turn, before = 0, time.time()
             while not stop.is_set():
-                readable, _, _ = select.select([nft, routing], [], [], 0.001)
-                found = [
-                    what
-                    for one, words in ((nft, self._nft), (routing, self._routing))
-                    if one in readable
-                    for what in words(one.recv(1 << 16))
-                ]
-                self.seen += [Seen(what, turn, before) for what in found]
-                turn += 1
-                before = time.time() if not readable else before
+                for one, words in ((nft, self._nft), (routing, self._routing)):
+                    found: list[str] = []
+                    looked, present = time.time(), generation()
+                    with contextlib.suppress(BlockingIOError):
+                        while True:
+                            found += words(one.recv(1 << 16, socket.MSG_DONTWAIT))
+                    self.seen += [Seen(what, empty[one], time.time()) for what in found]
+                    if one is routing or present == self.told:  # rules are in force a moment before they are told of
+                        empty[one] = looked
+                select.select([nft, routing], [], [], 0.001)
 
     def _nft(self, data: bytes) -> Iterator[str]:
         for kind, payload in messages(data):
@@ -94,6 +99,8 @@ class Order:
                 yield from (f"table {phase.decode()}" for phase in PHASE.findall(payload))
             if kind == DEL_RULE:
                 yield "firewall rule removed"
+            if kind == NEW_GENERATION:
+                self.told = int.from_bytes(payload[8:12])
 
     def _routing(self, data: bytes) -> Iterator[str]:
         for kind, payload in messages(data):
@@ -111,9 +118,16 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[(length + 3) & ~3 :]
 
 
+def generation() -> int:
+    """Which generation of all rules is in force, or about to be; asked, so that it is not late."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        sock.sendto(struct.pack("=IHHII4x", 20, GET_GENERATION, 1, 0, 0), (0, 0))  # NLM_F_REQUEST; struct nfgenmsg
+        return int.from_bytes(sock.recv(4096)[24:28])  # behind both headers and that of the first attribute
+
+
 def _subscribed(protocol: int, *groups: int) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 20)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
     sock.bind((0, 0))
     for group in groups:
         sock.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
@@ -121,10 +135,10 @@ def _subscribed(protocol: int, *groups: int) -> socket.socket:
 
 
 def in_order(order: Order, *whats: str) -> bool:
-    """Whether the turns show that order; False: two fell into one turn. Fails when the order was another."""
-    turns = [order.first(what).turn for what in whats]
-    assert turns == sorted(turns), order.seen
-    return len(set(turns)) == len(turns)
+    """Whether they are known to have come in that order; False: it may have been. Fails when it was another."""
+    found = list(itertools.pairwise(order.first(what) for what in whats))
+    assert not [each for each in found if each[1].before <= each[0].after], order.seen
+    return all(one.before <= other.after for one, other in found)
 
 
 def test_l14_the_block_stands_before_the_link_goes(subject: Subject) -> None:
@@ -137,13 +151,14 @@ def test_l14_the_block_stands_before_the_link_goes(subject: Subject) -> None:
     lab.join("cafe")
     subject.wait("connected", 25)
     certain = [False, False]
-    for _ in range(5):
+    for _ in range(40):
         with lab.meter() as meter, chatter(lab):
             with order():
                 subject.cli("disconnect")
-                order.wait("table idle")
+                for what in LEAVING:
+                    order.wait(what)
                 subject.wait("idle")
-            certain[0] |= in_order(order, "table disconnecting", "link gone", "rule removed", "table idle")
+            certain[0] |= in_order(order, *LEAVING)
             opened = order.first("table idle").after
             deadline = time.monotonic() + 15
             while not meter.leaks():  # the positive control: idle is open here, and this meter sees it
@@ -152,9 +167,10 @@ def test_l14_the_block_stands_before_the_link_goes(subject: Subject) -> None:
             assert not [line for line in early if any(f" {kind} " in line for kind in LEAKS)]
             with order():
                 subject.cli("connect")
-                order.wait("table connected")
+                for what in COMING:
+                    order.wait(what, 25)
                 subject.wait("connected", 25)
-            certain[1] |= in_order(order, "table connecting", "link", "table connected")
+            certain[1] |= in_order(order, *COMING)
             meter.reset()
         if all(certain):
             return
@@ -171,10 +187,15 @@ def test_l14_the_kill_switch_of_wg_quicks_manual_goes_before_its_link(lab: Labor
     lab.laptop.write("/etc/wireguard/peer0.conf", "\n".join(lines) + "\n", mode=0o600)
     lab.join("cafe")
     lab.laptop.run("wg-quick", "up", "peer0")
-    with Order(lab, link="peer0")() as order:
-        lab.laptop.run("wg-quick", "down", "peer0")
-        order.wait("link gone")
-    assert order.first("firewall rule removed").turn < order.first("link gone").turn
+    for _ in range(40):
+        with Order(lab, link="peer0")() as order:
+            lab.laptop.run("wg-quick", "down", "peer0")
+            order.wait("link gone")
+            order.wait("firewall rule removed")
+        if in_order(order, "firewall rule removed", "link gone"):
+            return
+        lab.laptop.run("wg-quick", "up", "peer0")
+    pytest.fail("the order was never certain")
 
 
 def test_l14_stopping_the_program_drops_no_rule(subject: Subject) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from lab.probes import exit_address
-from lab.subject import SETTINGS, Subject
+from lab.subject import PATIENT, Subject
 from lab.topology import Laboratory
 from policies.firewall import TUNNEL_IFNAME
 from tests.netns.chatter import chatter
@@ -138,7 +138,7 @@ def test_l19_after_an_overrun_everything_is_read_again(
     """A change and a deletion that fall into the overrun are both handled, and nothing leaves meanwhile. Both watches
     go on: the next deletion is noticed without any storm."""
     reach, change, right = CASES[state]
-    subject = Subject(lab, SETTINGS.replace('retry_longest = "2s"', 'retry_longest = "1s"'))
+    subject = Subject(lab, PATIENT.replace('retry_longest = "2s"', 'retry_longest = "1s"'))
     subject.start(25)
     subject.set_up()
     reach(subject)

@@ -23,7 +23,7 @@ from lab.topology import Laboratory
 from lab.traffic import Traffic
 from policies.firewall import TUNNEL_IFNAME
 from tests.netns.conftest import Layers
-from tests.netns.open_machine import open_machine
+from tests.netns.open_machine import open_machine, wait_for_leaks
 
 pytestmark = pytest.mark.netns
 
@@ -104,8 +104,7 @@ def test_l5_control_without_us_they_leave(hostile: Laboratory, subject: Subject,
     assert echoes(host, lab.plan.internet4, 10)
     assert echoes(host, lab.plan.internet6, 10)
     with lab.meter() as meter, talking(lab, host):
-        time.sleep(0.5)
-        assert {kind.value for kind, number in meter.counts().items() if number} >= {"clear4", "clear6", "dns"}
+        wait_for_leaks(meter)
 
 
 def test_l5_control_wg_quick_forwards_when_its_tunnel_is_lost(lab: Laboratory, wg_quick: Callable[[], str]) -> None:
@@ -117,8 +116,7 @@ def test_l5_control_wg_quick_forwards_when_its_tunnel_is_lost(lab: Laboratory, w
         # The cafe's resolver is a neighbour, and wg-quick leaves neighbours to main.
         assert {line.split()[2] for line in meter.leaks()} <= {"dns"}
         lose_the_tunnel(lab, link)
-        time.sleep(0.5)
-        assert {kind.value for kind, number in meter.counts().items() if number} >= {"clear4", "clear6", "dns"}
+        wait_for_leaks(meter)
     assert exit_address(host, lab.plan.internet4, 15) == lab.plan.cafe_uplink.host4(2)
 
 
@@ -211,7 +209,7 @@ def test_l10_flows_from_before_the_block_die_with_it(hostile: Laboratory, layers
     """Uploads, downloads and datagrams of both families: an established flow has no right of its own."""
     lab, subject = hostile, layers(IGNORED)
     lab.join("cafe")
-    subject.wait(lambda status: status.state == "idle" and any(each.cleared for each in status.networks), 25)
+    subject.wait_cleared()
     expected = GO_ON[layers.name, bound]
     with lab.meter() as meter, open_flows(lab, bound) as flows:
         assert {"clear4", "clear6"} <= {kind.value for kind, number in meter.counts().items() if number}
@@ -234,7 +232,7 @@ def test_l10_control_without_us_they_go_on(hostile: Laboratory) -> None:
     subject.start()
     subject.set_up()
     lab.join("cafe")
-    subject.wait(lambda status: status.state == "idle" and any(each.cleared for each in status.networks), 25)
+    subject.wait_cleared()
     with lab.meter() as meter, open_flows(lab) as flows:
         subject.cli("connect")
         subject.wait("connected", 25)
@@ -285,4 +283,4 @@ def test_l10_control_wg_quick_continues_them_in_the_clear(lab: Laboratory, wg_qu
         assert meter.leaks() == []
         lose_the_tunnel(lab, link)
         moving(flows, set())
-        assert meter.leaks()
+        wait_for_leaks(meter, ("clear4", "clear6"))

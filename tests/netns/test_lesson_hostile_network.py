@@ -20,7 +20,7 @@ from lab.probes import exit_address, send_frames
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 from tests.netns.conftest import Layers
-from tests.netns.open_machine import open_machine
+from tests.netns.open_machine import open_machine, wait_for_leaks
 
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)  # scapy looks at this machine's routes when imported
 from scapy.layers.inet6 import (  # noqa: E402
@@ -168,5 +168,4 @@ def test_l7_l8_control_without_us_the_traffic_leaves(subject: Subject, join: Any
     subject.wait("connected", 25)
     open_machine(subject)
     with lab.meter() as meter, lab.traffic(rate=40):
-        time.sleep(0.5)
-        assert meter.leaks()
+        wait_for_leaks(meter)

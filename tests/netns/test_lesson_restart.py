@@ -17,7 +17,7 @@ from lab.processes import Process
 from lab.subject import Subject
 from policies.firewall import MARK
 from tests.netns.conftest import Layers
-from tests.netns.open_machine import open_machine
+from tests.netns.open_machine import open_machine, wait_for_leaks
 
 pytestmark = pytest.mark.netns
 
@@ -90,5 +90,4 @@ def test_l4_control_without_us_a_crash_leaks(subject: Subject) -> None:
         time.sleep(0.2)
         assert meter.leaks() == []
         open_machine(subject)
-        time.sleep(0.5)
-        assert {"clear4", "clear6", "dns"} <= {kind.value for kind, number in meter.counts().items() if number}
+        wait_for_leaks(meter)

@@ -107,7 +107,7 @@ def test_l17_answers_are_taken_only_for_questions_asked(layers: Layers, allow_la
         subject = layers(settings, lab)
         forger = Forger(lab)
         lab.join("cafe")
-        subject.wait("idle", 25)
+        subject.wait_cleared()
         forger.look_up_addresses()
         passing = forger.everybody if layers.name == "routing" else set()
         with forger.program() as silent, forger.program() as earlier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,10 @@ def test_e11_nothing_of_ours_listens_on_the_network(subject: Subject) -> None:
     lab.join("cafe")
     subject.wait("connected")
     assert subject.process is not None
-    ours = [each for each in listening(subject) if "wireguard" not in each and "udhcpc" not in each]
-    assert ours == [], "but for the tunnel's own UDP port, and the DHCP client's"
+    deadline = time.monotonic() + 20
+    # But for the tunnel's own UDP port and the DHCP client's; a check for leaks has sockets for a second.
+    while ours := [each for each in listening(subject) if "wireguard" not in each and "udhcpc" not in each]:
+        assert time.monotonic() < deadline, ours
     other = lab.laptop.start("/usr/bin/python3", "-I", "-c", LISTEN)
     try:
         other.wait_output("on")
@@ -53,13 +56,21 @@ def test_e4_the_daemon_uses_nothing_of_whoever_starts_it(subject: Subject) -> No
     subject.wait("connected")
     assert subject.process is not None
     pid = subject.process.pid
-    assert "-I" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    command = Path(f"/proc/{pid}/cmdline").read_text()
+    assert "-I" in command.split("\0")
     assert b"HOME=" in Path(f"/proc/{pid}/environ").read_bytes(), "the control: the daemon was given one"
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert children, "the control: the tunnel's program runs"
+    judged = 0
     for child in children:
-        told = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        try:
+            if Path(f"/proc/{child}/cmdline").read_text() in (command, ""):
+                continue  # a copy of the daemon that is about to become another program, or one that has ended
+            told = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            program = os.readlink(f"/proc/{child}/exe")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # some live for a moment only
         names = {each.partition(b"=")[0].decode() for each in told if each}
         assert not names & {"PYTHONPATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "HOME", "PWD"}, (child, names)
-        program = os.readlink(f"/proc/{child}/exe")
         assert program.startswith("/") and Path(program).stat().st_uid == 0
+        judged += 1
+    assert judged, "the control: the tunnel's program runs"

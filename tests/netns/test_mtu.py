@@ -22,7 +22,7 @@ from lab.topology import Laboratory
 pytestmark = pytest.mark.netns
 
 PATIENCE = 25.0  # seconds
-HANGS = 4.0  # seconds without a byte, of a transfer that takes 0.2 s
+HANGS = 4.0  # seconds in which a transfer that takes 0.2 s is no further: what the control waits
 MEGABYTE = 1 << 20
 OWN = 1420  # bytes: what the tunnel begins with
 # A router that swallows what is too large, and says nothing of it.
@@ -58,16 +58,18 @@ def searched(subject: Subject, mtu: int) -> None:
 
 
 @contextlib.contextmanager
-def connection(host: Host, to: IPv4Address | IPv6Address, port: int) -> Iterator[socket.socket]:
+def connection(
+    host: Host, to: IPv4Address | IPv6Address, port: int, patience: float = PATIENCE
+) -> Iterator[socket.socket]:
     with host.socket(socket.AF_INET if to.version == 4 else socket.AF_INET6, socket.SOCK_STREAM) as made:
-        made.settimeout(HANGS)
+        made.settimeout(patience)
         made.connect((str(to), port))
         yield made
 
 
-def uploads(host: Host, to: IPv4Address | IPv6Address) -> bool:
+def uploads(host: Host, to: IPv4Address | IPv6Address, patience: float = PATIENCE) -> bool:
     """Whether a megabyte arrives there."""
-    with connection(host, to, SINK_PORT) as upload:
+    with connection(host, to, SINK_PORT, patience) as upload:
         try:
             upload.sendall(bytes(MEGABYTE))
             upload.shutdown(socket.SHUT_WR)
@@ -76,9 +78,9 @@ def uploads(host: Host, to: IPv4Address | IPv6Address) -> bool:
             return False
 
 
-def downloads(host: Host, to: IPv4Address | IPv6Address) -> bool:
+def downloads(host: Host, to: IPv4Address | IPv6Address, patience: float = PATIENCE) -> bool:
     """Whether a megabyte comes from there."""
-    with connection(host, to, SOURCE_PORT) as download:
+    with connection(host, to, SOURCE_PORT, patience) as download:
         left = MEGABYTE
         try:
             while left > 0:
@@ -111,8 +113,8 @@ def test_t7_the_same_transfer_hangs_without_the_search(subject: Subject) -> None
     lab.join("cafe")
     status = subject.wait("connected", PATIENCE)
     assert (status.mtu, status.mtu_source) == (OWN, "profile")
-    assert not uploads(lab.laptop, lab.plan.internet4)
-    assert not downloads(lab.laptop, lab.plan.internet4)
+    assert not uploads(lab.laptop, lab.plan.internet4, HANGS)
+    assert not downloads(lab.laptop, lab.plan.internet4, HANGS)
     assert link_mtu(lab) == OWN
     assert subject.status().mtu_source == "profile"
 

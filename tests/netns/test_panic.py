@@ -12,7 +12,7 @@ import pytest
 from daemon import panic
 from lab.hosts import CommandError
 from lab.probes import exit_address
-from lab.subject import SETTINGS, Subject
+from lab.subject import PATIENT, SETTINGS, Subject
 from lab.topology import Laboratory
 
 pytestmark = pytest.mark.netns
@@ -210,6 +210,7 @@ def test_a_boot_after_it_stays_open_on_any_network(closed: Subject, joins: str) 
     if joins == "afterwards":
         lab.leave()
     if joins == "while it starts":
+        lab.laptop.write("/etc/tunwarden/tunwarden.toml", PATIENT)
         lab.networkmanager.associating()
     closed.start(20)
     if joins == "while it starts":

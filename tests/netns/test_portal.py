@@ -20,6 +20,7 @@ import pytest
 
 from daemon.linux import nameservers, portals
 from daemon.linux.portals import LinuxPortals
+from daemon.portals import PATIENCE_S
 from ipc.interface import Prompt, Status
 from lab.capture import Captured
 from lab.frames import ETH_IPV4, ETH_IPV6, LEAKS, Kind
@@ -150,14 +151,24 @@ def test_a_portal_is_said_and_nothing_else_leaves(place: Laboratory, announced: 
 
 
 def test_where_the_tunnel_comes_up_nothing_is_asked(place: Laboratory) -> None:
+    """Quickly: on a busy machine it may take longer than an attempt is waited for, and then it is another story."""
     lab = place
     subject = begin(lab)
-    with lab.meter() as meter:
-        lab.join("cafe")
-        subject.wait("connected", WAIT)
-        time.sleep(1.0)
-        assert meter.leaks() == []
-        meter.positive_control()
+    for _ in range(20):
+        with lab.meter() as meter:
+            begun = time.monotonic()
+            lab.join("cafe")
+            subject.wait("connected", WAIT)
+            quick = time.monotonic() - begun < PATIENCE_S
+            time.sleep(1.0)
+            if quick:
+                assert meter.leaks() == []
+                meter.positive_control()
+                break
+        lab.leave()
+        subject.wait(lambda status: not status.protected, WAIT)
+    else:
+        pytest.fail("the tunnel never came up quickly")
     well(subject)
 
 
@@ -203,8 +214,8 @@ def test_a_hostile_portal_does_not_keep_the_daemon(place: Laboratory, lie: str) 
     with lab.meter() as meter:
         lab.join("cafe")
         subject.process.wait_output("behind the link", WAIT)
-        # What is not readable is no portal, only a server that cannot be reached.
-        assert behind(subject.status()) == ("portal" if lie == "body" else None)
+        # What is not readable is no portal, only a server that cannot be reached. The log comes first.
+        subject.wait(lambda status: behind(status) == ("portal" if lie == "body" else None), WAIT)
         assert strangers(lab, meter) == []
         meter.positive_control()
     assert memory(subject.process.pid) - before < 32 << 20

@@ -137,7 +137,7 @@ def test_the_deadline_ends_the_hold(lab: Laboratory) -> None:
     subject.set_up()
     person = Terminal(subject)
     lab.join("cafe")
-    waiting(subject)
+    person.reads("Nothing leaves over it until then.")
     person.reads("nobody answered, the network is used without the VPN")
     assert subject.wait("idle", WAIT).networks[0].cleared
 

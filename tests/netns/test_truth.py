@@ -198,7 +198,9 @@ def test_our_table_is_taken_over_while_connected(connected: Subject) -> None:
     lab = connected.lab
     seen: list[Status] = []
     bus = lab.laptop.start("dbus-monitor", "--system", "interface='org.freedesktop.DBus.Properties'")
+    bus.wait_output("NameLost", LONG_S)  # from here on it hears everything
     with lab.meter() as meter, watching(connected, seen.append):
+        connected.wait(lambda _: bool(seen), LONG_S)
         with talk(lab, bound=False):
             with squatter(lab, f"delete table {TABLE}; {TAKE}"):
                 assert_alarm(connected, "Operation not permitted")
@@ -327,7 +329,7 @@ def test_open_rules_that_the_kernel_does_not_replace_are_an_alarm(lab: Laborator
     subject.start()
     subject.set_up()
     lab.join("cafe")
-    subject.wait("idle")
+    subject.wait_cleared()
     misbehave(subject)
     subject.cli("connect", check=False)
     assert_alarm(subject, "No such file")

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +24,33 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 TOP = Path(__file__).parent.parent.parent
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium missing: apt-get install chromium")
 PATIENCE = 60
+STARTING = 180  # seconds, for what migrates a database or loads a browser while other tests keep every processor busy
 ADMIN = "admin@portal.example"
 PASSWORD = "Blue7kettle"
 
 
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+@contextmanager
+def held_address() -> Iterator[str]:
+    """An address on loopback that no other socket of this machine is given before its server listens, nor after.
+
+    A server that reuses addresses (SO_REUSEADDR, as all here do) may bind what is bound but not listened at.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def listens(address: str) -> bool:
+    host, _colon, number = address.rpartition(":")
+    with socket.socket() as asking:
+        return asking.connect_ex((host, int(number))) == 0
 
 
 def answers(url: str) -> bool:
@@ -49,7 +62,7 @@ def answers(url: str) -> bool:
 
 
 def until(true: Callable[[], Any], process: subprocess.Popen[bytes] | None = None) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + STARTING
     while not true():
         assert time.monotonic() < end and (process is None or process.poll() is None), "it never came"
         time.sleep(0.1)
@@ -109,11 +122,17 @@ def polled(site: Site, code: dict[str, str]) -> tuple[int, Any]:
     return ask(site, "/identity/o/api/token", data, form=True)
 
 
+def press(page: Page, button: Locator) -> None:
+    """Sends a form, and waits for the page that is the answer: a click alone may return before the old one is gone."""
+    with page.expect_navigation():
+        button.click()
+
+
 def type_in(page: Page, email: str, password: str = PASSWORD) -> None:
     """On the page of sign-in, and not further."""
     page.fill("#id_login", email)
     page.fill("#id_password", password)
-    page.click("main button[type=submit]")
+    press(page, page.locator("main button[type=submit]"))
 
 
 def inside(page: Page) -> None:
@@ -123,18 +142,18 @@ def inside(page: Page) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One for a module's tests: each uses accounts of its own."""
-    address, state = free_address(), tmp_path_factory.mktemp("site") / "state"
-    environment = {"PATH": os.environ["PATH"], "PORTAL_STATE": str(state), "PORTAL_ADDRESS": address}
+    state = tmp_path_factory.mktemp("site") / "state"
     command = ["/bin/sh", "portal/deploy/development", sys.executable]
-    said = state.with_name("said")
-    with said.open("wb") as log:
+    with held_address() as address, held_address() as events, state.with_name("said").open("wb") as log:
+        environment = {"PATH": os.environ["PATH"], "PORTAL_STATE": str(state), "PORTAL_ADDRESS": address}
+        environment["PORTAL_EVENTS_PORT"] = events.rpartition(":")[2]
         process = subprocess.Popen(command, cwd=TOP, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until(lambda: answers(f"http://{address}/accounts/login/"), process)
-        yield Site(f"http://{address}", state)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the session of its own: each of the site's processes
-        process.wait(PATIENCE)
+        try:
+            until(lambda: answers(f"http://{address}/accounts/login/"), process)
+            yield Site(f"http://{address}", state)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)  # the session of its own: each of the site's processes
+            process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +162,9 @@ def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=STARTING * 1000
+        )
         yield browser
         browser.close()
 

@@ -58,7 +58,8 @@ class Server(Controller):
 def box(monkeypatch: Any) -> Iterator[Box]:
     """A mail server on the loopback interface, to which the portal hands its mails."""
     kept, listening = Box(), socket.create_server(("127.0.0.1", 0))
-    server = Server(kept, hostname="127.0.0.1", port=listening.getsockname()[1])
+    # Its own patience are five seconds, which a busy machine may take to run a thread.
+    server = Server(kept, hostname="127.0.0.1", port=listening.getsockname()[1], ready_timeout=60)
     server.listening = listening
     server.start()
     monkeypatch.setattr(settings, "EMAIL_BACKEND", "django.core.mail.backends.smtp.EmailBackend")

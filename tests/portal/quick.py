@@ -44,6 +44,8 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Played:
     given["apple"] |= {"secret": server.apple_secret(), "team_id": TEAM, "key_id": KEY_ID}
     found = config.providers(config.Config.model_validate({"debug": True, "social": given}))
     monkeypatch.setattr(settings, "SOCIALACCOUNT_PROVIDERS", found)
+    # allauth's five seconds: both sides are threads of this process, which may stand still for longer.
+    monkeypatch.setattr(settings, "SOCIALACCOUNT_REQUESTS_TIMEOUT", 60, raising=False)
     for adapter in (AppleOAuth2Adapter, FacebookOAuth2Adapter, google.GoogleOAuth2Adapter, VKOAuth2Adapter,
                     YandexOAuth2Adapter):  # fmt: skip
         monkeypatch.setattr(adapter, "authorize_url", f"{server.base}/{adapter.provider_id}/authorize")
@@ -63,7 +65,7 @@ class Stay(urllib.request.HTTPRedirectHandler):
 def at_provider(location: str) -> tuple[str, dict[str, str] | None]:
     """What the browser is sent back with: an address, and a form where the provider posts."""
     try:
-        with urllib.request.build_opener(Stay).open(location, timeout=20) as page:
+        with urllib.request.build_opener(Stay).open(location, timeout=60) as page:
             text = page.read().decode()
     except urllib.error.HTTPError as moved:
         moved.close()

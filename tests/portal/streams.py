@@ -18,6 +18,7 @@ TOP = Path(__file__).parent.parent.parent
 
 
 PATIENCE = 25.0  # seconds; the machine may be busy
+STARTING = 120.0  # seconds, for a process that loads Django beside other tests
 
 
 @dataclass
@@ -26,10 +27,11 @@ class Process:
 
     address: tuple[str, int]
     pid: int
+    patience: float = PATIENCE
     connections: list[http.client.HTTPConnection] = field(default_factory=list)
 
     def request(self, method: str, path: str, token: str = "", **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(*self.address, timeout=self.patience)
         self.connections.append(connection)
         sent = {"Host": "testserver", **headers} | ({"Authorization": f"Bearer {token}"} if token else {})
         connection.request(method, path, headers=sent)
@@ -82,20 +84,21 @@ def uvicorn(**environment: str) -> Iterator[Process]:
         listening.listen(64)
         address = listening.getsockname()
         command = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--fd", str(listening.fileno())]
-        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "3"]
+        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "20"]
         process = subprocess.Popen(
             command, cwd=TOP, env=os.environ | environment, pass_fds=[listening.fileno()],
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-    made = Process(address, process.pid)
+    made = Process(address, process.pid, STARTING)
     try:
         assert made.refused("GET", "/") == (404, "not_found")  # it waits in the backlog until the process is ready
+        made.patience = PATIENCE
         yield made
     finally:
         made.hang_up()
         process.terminate()
         try:
-            process.wait(PATIENCE)
+            process.wait(STARTING)
         finally:
             process.kill()
         assert process.stderr is not None

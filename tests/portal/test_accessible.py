@@ -19,6 +19,7 @@ from tests.portal.browsing import (
     needs_chromium,
     password_of,
     polled,
+    press,
     said,
     site,
     type_in,
@@ -72,7 +73,7 @@ def test_signed_in(visit: Callable[..., Visitor], site: Site) -> None:
     type_in(page, ADMIN, password_of(site))
     inside(page)
     page.fill("#id_code", said(site, r"code for VPN: Premium, one year: (\S+)"))
-    page.get_by_role("button", name="Add").click()
+    press(page, page.get_by_role("button", name="Add"))
     code = begun(site)
     page.goto(f"/identity/o/device?code={code['user_code']}")
     confirming = judged(page)
@@ -81,7 +82,7 @@ def test_signed_in(visit: Callable[..., Visitor], site: Site) -> None:
     status, made = ask(site, "/api/v1/devices", body(product="vpn"), polled(site, code)[1]["access_token"])
     assert status == 201, made
     page.goto(f"/devices/{made['device']['id']}/")
-    page.get_by_role("button", name="Ask for a report").click()
+    press(page, page.get_by_role("button", name="Ask for a report"))
     page.goto("/support/new/")
     page.fill("#id_subject", "No tunnel")
     page.fill("#id_text", "It waits.")

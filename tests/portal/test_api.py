@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -272,9 +273,21 @@ def site(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Iter
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         listening.close()
+
+        def answered() -> list[str]:
+            return (tmp_path / "workers").read_text().split()
+
         try:
-            yield Site(f"127.0.0.1:{port}")
-            assert len(set((tmp_path / "workers").read_text().split())) == 4, "several workers have answered"
+            found = Site(f"127.0.0.1:{port}")
+            end = time.monotonic() + 120
+            found.call("GET", "/api/v1/nothing", None)  # it waits in the backlog until one is there
+            # A worker may load for seconds longer than another, and would come when all is over.
+            while len(set(answered())) < 4:
+                assert time.monotonic() < end, "four workers"
+                found.together(CLIENTS, "GET", "/api/v1/nothing", None)
+            before = len(answered())
+            yield found
+            assert len(set(answered()[before:])) > 1, "several workers have answered"
         finally:
             process.terminate()
             process.wait(60)

@@ -28,6 +28,7 @@ from tests.portal.browsing import (
     needs_chromium,
     password_of,
     polled,
+    press,
     said,
     site,
     type_in,
@@ -123,7 +124,6 @@ def test_captcha(site: Site, visit: Visit) -> None:
     for _ in range(3):
         assert image.count() == 0
         type_in(page, "captcha@example.org", "Wrong7kettle")
-        page.wait_for_load_state()
     keys = []
     for right in (False, True):
         page.fill("#id_login", "captcha@example.org")
@@ -133,8 +133,7 @@ def test_captcha(site: Site, visit: Visit) -> None:
         [(answer,)] = site.rows("SELECT response FROM captcha_captchastore WHERE hashkey = ?", keys[-1])
         assert right or judged(page) == []
         page.fill("#id_captcha_answer", answer if right else "wrong")
-        page.click("main button[type=submit]")
-        page.wait_for_load_state()
+        press(page, page.locator("main button[type=submit]"))
     inside(page)
     assert keys[0] != keys[1]
     assert ann.complaints == []
@@ -157,8 +156,7 @@ def by_app(page: Page, secret: str, button: str) -> None:
     here = page.url
     for _ in range(2):
         page.fill("#id_code", format_hotp_value(hotp_value(secret, next(iter(yield_hotp_counters_from_time())))))
-        page.get_by_role("button", name=button, exact=True).click()
-        page.wait_for_load_state()
+        press(page, page.get_by_role("button", name=button, exact=True))
         if page.url != here:
             return
 
@@ -224,8 +222,7 @@ def test_subscription_and_download(site: Site, visit: Visit, tmp_path: Path) -> 
     sign_in(page, joined(site, "load@example.org"))
     inside(page)
     page.fill("#id_code", said(site, r"code for VPN: Premium, one year: (\S+)").lower())
-    page.get_by_role("button", name="Add").click()
-    page.wait_for_load_state()
+    press(page, page.get_by_role("button", name="Add"))
     assert "365 days left" in page.inner_text("main")
     page.get_by_role("link", name="Download VPN").click()
     with page.expect_download() as started:
@@ -259,8 +256,7 @@ def test_device_code(site: Site, visit: Visit, tmp_path: Path) -> None:
     assert status == 201, made
     page.goto("/devices/")
     page.get_by_role("link", name="The old router").click()
-    page.get_by_role("button", name="Turn lockdown on").click()
-    page.wait_for_load_state()
+    press(page, page.get_by_role("button", name="Turn lockdown on"))
     assert "Waiting for the device" in page.inner_text("table")
 
     other = begun(site)

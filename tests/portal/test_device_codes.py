@@ -31,15 +31,15 @@ PAGE = "/identity/o/device"
 
 @pytest.fixture(autouse=True)
 def interval(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The clock that allauth sees: `interval[0] += 6` lets six seconds pass."""
+    """The clock that allauth sees: `interval[0] += 6` lets six seconds pass; a slow test lets none pass."""
     import time as real
 
-    moved = [0.0]
+    began, moved = real.time(), [0.0]
 
     class Clock:
         @staticmethod
         def time() -> float:
-            return real.time() + moved[0]
+            return began + moved[0]
 
     monkeypatch.setattr("allauth.idp.oidc.internal.oauthlib.device_codes.time", Clock)
     yield moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import signal
@@ -60,6 +61,8 @@ def outcomes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict
         command = ["setpriv", "--pdeathsig", "KILL", *command]  # it ends with us, however that is
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PORTAL_", "PYTEST_"))}
     environment["PORTAL_TEST_POSTGRES"] = str(cluster.socket)
+    # Each of those tests has its own five minutes (faulthandler_timeout); all of them together are not one test.
+    faulthandler.cancel_dump_traceback_later()
     done = subprocess.run(
         command, cwd=TOP, env=environment, capture_output=True, text=True, timeout=1200, check=False
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from django.test import Client
 
 from portal import config
 from portal.accounts.models import User
+from tests.portal.browsing import STARTING, held_address, listens, until
 
 TOP = Path(__file__).parent.parent.parent
 SECRET = "x" * 50 + "a long one that is used in this test alone"
@@ -113,7 +113,8 @@ def test_migrations_match_the_models() -> None:
 def test_catalogue_is_complete(tmp_path: Path) -> None:
     """Every string of the pages, mails and errors is in the source catalogue, and nothing else is."""
     copy = tmp_path / "portal"
-    shutil.copytree(TOP / "portal", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    left_out = shutil.ignore_patterns("__pycache__", "tmp*")  # catalogues that another process is making
+    shutil.copytree(TOP / "portal", copy, ignore=left_out)
     catalogue = copy / "locale/en/LC_MESSAGES/django.po"
 
     def words() -> set[str]:
@@ -236,19 +237,15 @@ def test_mail_box_is_for_development(web: Any) -> None:
 
 def test_make_portal(tmp_path: Path) -> None:
     """What `make portal` runs: an administrator, products, codes, and a mail box that shows the activation mail."""
-    with socket.socket() as free, socket.socket() as other:
-        free.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        address, events = f"127.0.0.1:{free.getsockname()[1]}", str(other.getsockname()[1])
-    environment = {"PATH": os.environ["PATH"], "PORTAL_STATE": str(tmp_path / "state"), "PORTAL_ADDRESS": address}
-    environment["PORTAL_EVENTS_PORT"] = events
     command = [shutil.which("sh") or "/bin/sh", "portal/deploy/development", sys.executable]
-    with (tmp_path / "out").open("w+") as out:
+    with held_address() as address, held_address() as events, (tmp_path / "out").open("w+") as out:
+        environment = {"PATH": os.environ["PATH"], "PORTAL_STATE": str(tmp_path / "state"), "PORTAL_ADDRESS": address}
+        environment["PORTAL_EVENTS_PORT"] = events.rpartition(":")[2]
         process = subprocess.Popen(command, cwd=TOP, env=environment, stdout=out, stderr=subprocess.STDOUT)
         try:
             page = ""
-            until = time.monotonic() + 120
-            while not page and time.monotonic() < until and process.poll() is None:
+            end = time.monotonic() + STARTING
+            while not page and time.monotonic() < end and process.poll() is None:
                 try:
                     with urllib.request.urlopen(f"http://{address}/accounts/signup/", timeout=20) as response:
                         page = response.read().decode()
@@ -272,8 +269,9 @@ def test_make_portal(tmp_path: Path) -> None:
                 box = response.read().decode()
             assert "ann@example.org" in box
             assert re.search(rf'<a href="http://{address}/accounts/confirm-email/[^"]+">', box)
+            until(lambda: listens(events), process)  # it began when the pages did, and may be the slower one
             with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(f"http://127.0.0.1:{events}/api/v1/events", timeout=60)
+                urllib.request.urlopen(f"http://{events}/api/v1/events", timeout=60)
             with refused.value as answered:
                 assert (answered.code, b"not_signed_in" in answered.read()) == (401, True)
             settings = environment | {"PORTAL_DEBUG": "true", "PORTAL_CONFIG": os.devnull}
@@ -282,4 +280,4 @@ def test_make_portal(tmp_path: Path) -> None:
             assert "the demo is here already" in again.stdout
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)

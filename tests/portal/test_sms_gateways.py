@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 from django.conf import settings
 from pydantic import ValidationError
 
 from portal import config
 from portal.accounts.steps import gateways
+from tests.portal.mailbox import Box, box
+
+__all__ = ["box"]  # fixtures
 
 NUMBER = "+4915123456789"
 TEXT = '123456 is your code. {secret} & "quotes" é №\r\nBcc: x@example.org'
-
-
-class Box:
-    def __init__(self) -> None:
-        self.mails: list[tuple[list[str], str]] = []
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        self.mails.append((envelope.rcpt_tos, envelope.content.decode()))
-        return "250 OK"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@pytest.fixture
-def smtp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    box = Box()
-    controller = Controller(box, hostname="127.0.0.1", port=free_port())
-    controller.start()
-    monkeypatch.setattr(settings, "EMAIL_BACKEND", "django.core.mail.backends.smtp.EmailBackend")
-    monkeypatch.setattr(settings, "EMAIL_HOST", "127.0.0.1")
-    monkeypatch.setattr(settings, "EMAIL_PORT", controller.port)
-    yield box
-    controller.stop()
 
 
 class Gateway(HTTPServer):
@@ -78,7 +52,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def http() -> Iterator[Gateway]:
+def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    monkeypatch.setattr(gateways, "TIMEOUT", 60)  # both sides are threads of this process, which may stand still
     server = Gateway()
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
@@ -100,19 +75,19 @@ def by_http(monkeypatch: pytest.MonkeyPatch, http: Gateway, **given: Any) -> gat
     return made(monkeypatch, **({"sms": "http", "sms_url": http.url, "sms_body": body} | given))
 
 
-def test_mail_to_sms(monkeypatch: pytest.MonkeyPatch, smtp: Box) -> None:
+def test_mail_to_sms(monkeypatch: pytest.MonkeyPatch, box: Box) -> None:
     """The number is the address, the text the body; nothing in the text becomes a header."""
     made(monkeypatch, sms="mail", sms_mail_to="{digits}@sms.example.org").send(NUMBER, TEXT)
-    ((recipients, content),) = smtp.mails
+    ((recipients, content),) = box.mails
     assert recipients == ["4915123456789@sms.example.org"]
-    head, _, body = content.partition("\r\n\r\n")
-    assert "Bcc" not in head
+    head, _, body = content.partition(b"\r\n\r\n")
+    assert b"Bcc" not in head
     assert body
     made(monkeypatch, sms="mail", sms_mail_to="key.{number}@sms.example.org").send(NUMBER, "123456")
-    assert smtp.mails[1][0] == ["key.+4915123456789@sms.example.org"]
+    assert box.mails[1][0] == ["key.+4915123456789@sms.example.org"]
 
 
-def test_mail_server_is_away(monkeypatch: pytest.MonkeyPatch, smtp: Box) -> None:
+def test_mail_server_is_away(monkeypatch: pytest.MonkeyPatch, box: Box) -> None:
     gateway = made(monkeypatch, sms="mail", sms_mail_to="{digits}@sms.example.org")
     monkeypatch.setattr(settings, "EMAIL_PORT", 1)
     with pytest.raises(gateways.SmsError) as caught:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from allauth.account.models import EmailAddress
 from django.core import mail
 from django.db import connection, transaction
@@ -19,14 +22,15 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from portal.accounts.models import User
+from portal.accounts.passwords import Hasher
 from portal.consents import ledger
 from portal.consents.models import Consent
 from portal.downloads.models import Release
 from portal.subscriptions import redemption, sharing
 from portal.subscriptions.models import Plan, Product
 from portal.support import tickets
-from tests.portal import laptop
-from tests.portal.conftest import GOOD, App, Web
+from tests.portal import laptop, postgres
+from tests.portal.conftest import DATABASE, GOOD, SOCKET, App, Web
 from tests.portal.second_step import with_app, with_phone
 
 ORIGIN = "http://testserver"
@@ -271,3 +275,52 @@ def refused(response: Any) -> bool:
     layers = [layer if isinstance(layer, dict) else layer.flatten() for layer in response.context or []]
     shown = [value for layer in layers for value in layer.values()]
     return any(isinstance(each, BaseForm) and each.is_bound and each.errors for each in shown)
+
+
+@pytest.fixture(scope="module")
+def frozen(template: Path) -> Iterator[Any]:
+    """The world, made once; each test begins with a copy of it."""
+    from django.db import connections
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hasher, "memory_cost", 8)  # passwords are not what is tested
+        from portal.accounts.steps import gateways
+        from tests.portal.second_step import Recorder
+
+        patch.setattr(gateways, "gateway", Recorder)
+        database = template.with_name("portal.sqlite3")
+        if SOCKET:
+            postgres.replace(SOCKET, DATABASE, f"{DATABASE}_template")
+        else:
+            for leftover in database.parent.glob("portal.sqlite3*"):
+                leftover.unlink()
+            shutil.copy(template, database)
+        made = World()
+        connections.close_all()
+        kept = database.with_name("world.sqlite3")
+        if SOCKET:
+            postgres.replace(SOCKET, f"{DATABASE}_world", DATABASE)
+        else:
+            shutil.copy(database, kept)
+        yield made
+
+
+@pytest.fixture
+def world(frozen: World, portal: None, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    from django.conf import settings
+    from django.db import connections
+
+    # Its people signed in when it was made, and on a busy machine that is long ago.
+    monkeypatch.setattr(settings, "ACCOUNT_REAUTHENTICATION_TIMEOUT", 86400)
+    connections.close_all()
+    database = template.with_name("portal.sqlite3")
+    if SOCKET:
+        postgres.replace(SOCKET, DATABASE, f"{DATABASE}_world")
+    else:
+        for leftover in database.parent.glob("portal.sqlite3*"):
+            leftover.unlink()
+        shutil.copy(database.with_name("world.sqlite3"), database)
+    cookies = {who: deepcopy(client.cookies) for who, (client, _pages) in frozen.clients.items()}
+    yield frozen
+    for who, (client, _pages) in frozen.clients.items():
+        client.cookies = cookies[who]
