@@ -130,6 +130,7 @@ def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
     """Each kind of hint once, at its first place: a hint says that something may have changed, not how often.
 
     Among hints about our rules, one that is certainly about somebody else's doing says more than one that may be ours.
+    Links come before Wi-Fi: a new association forgets the network that was read before it.
     Names come last: whatever is put back for them would hide that the rules were changed.
     """
     kept: list[Inboxed] = []
@@ -141,4 +142,6 @@ def coalesced(batch: list[Inboxed]) -> list[Inboxed]:
             kept.append(event)
         elif isinstance(event, TamperHint) and event.foreign:
             kept[places[TamperHint]] = event
+    if places.get(WifiHint, len(kept)) < places.get(LinksHint, 0):
+        kept.insert(places[WifiHint], kept.pop(places[LinksHint]))
     return sorted(kept, key=lambda event: isinstance(event, ResolverHint))

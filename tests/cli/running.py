@@ -52,7 +52,7 @@ def tunwarden(
     """The program, run to its end."""
     with popen(folder, *words, who=who, env=env) as process:
         try:
-            out, err = process.communicate(stdin, timeout=30)
+            out, err = process.communicate(stdin, timeout=60)
         except BaseException:
             process.kill()
             raise

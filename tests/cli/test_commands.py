@@ -313,7 +313,7 @@ def test_watch(folder: Path) -> None:
             later = [json.loads(process.stdout.readline()) for _ in range(2)]
             assert [(one["sequence"], one["state"]) for one in later] == [(2, "connecting"), (3, "connected")]
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 130
+            assert process.wait(30) == 130
         finally:
             process.kill()
 
@@ -326,7 +326,7 @@ def test_watch_in_words_and_into_a_pipe_that_closes(folder: Path) -> None:
             assert "idle  OPEN  wlan0 “Café \\x1b[31m”: open, unsecured" in process.stdout.readline()
             process.stdout.close()
             tunwarden(folder, "connect")
-            assert process.wait(10) == 0
+            assert process.wait(30) == 0
             assert process.stderr.read() == ""
         finally:
             process.kill()
@@ -338,7 +338,7 @@ def test_watch_ends_with_the_daemon() -> None:
         assert process.stdout is not None
         process.stdout.readline()
     with process:
-        assert process.wait(10) == 3
+        assert process.wait(30) == 3
 
 
 def test_help_and_version(folder: Path) -> None:

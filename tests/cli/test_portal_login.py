@@ -89,7 +89,7 @@ def test_an_interrupted_one_takes_the_command_along(number: int) -> None:
         pid = os.pidfd_open(int(process.stdout.readline()))
         try:
             process.send_signal(number)
-            assert process.wait(20) == 130
+            assert process.wait(30) == 130
             with pytest.raises(ProcessLookupError):  # the command has gone
                 signal.pidfd_send_signal(pid, 0)
         finally:

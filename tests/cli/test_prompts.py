@@ -64,7 +64,7 @@ def test_ask_answers_what_waits_and_ends_with_the_input(folder: Path) -> None:
             last = process.stdout.readline()
             assert last == "“Café \\x1b[31m” on wlan0: answered, the network is used without the VPN.\n"
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
+            assert process.wait(30) == 130
             assert process.stderr.readline() == "Waiting for questions; Ctrl-C ends it.\n"
             assert process.stderr.readline().startswith("connect, ignore, connect always")
             assert process.stderr.readline().startswith("tunwarden: Prompts.Answer: this needs the administrator.")

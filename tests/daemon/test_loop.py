@@ -431,6 +431,23 @@ def test_hints_are_taken_once_and_everything_else_in_order() -> None:
     assert coalesced(list(batch)) == [LinksHint(), Changed(), WifiHint(), failed, Changed()]
 
 
+def test_a_look_that_was_due_anyway_does_not_take_the_place_of_the_one_after_the_association(tmp_path: Path) -> None:
+    """Else the network would be held until somebody looks again."""
+    assert coalesced([Changed(), WifiHint(), Changed(), LinksHint(), WifiHint()]) == [
+        Changed(), LinksHint(), WifiHint(), Changed()
+    ]  # fmt: skip
+
+    async def check(here: Running) -> None:
+        await here.at_home()
+        here.fake.links = (replace(WLAN, carrier_changes=11),)
+        for hint in (WifiHint(), LinksHint(), WifiHint()):
+            here.loop.post(hint)
+        await here.turn()
+        assert here.loop.facts.wifi.keys() == {"wlan0"}
+
+    run(tmp_path, check)
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 

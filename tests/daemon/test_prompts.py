@@ -84,8 +84,10 @@ class Place:
 
     async def join(self, ssid: bytes = b"Cafe", security: Security = Security.OPEN) -> None:
         self.fake.links = (replace(WLAN, carrier_changes=WLAN.carrier_changes + len(self.fake.asked)),)
+        self.fake.wifi = {}  # a look that is due anyway must not meet the new name with the old association
+        await self.here.hint("links")
         self.fake.wifi = {"wlan0": replace(CAFE, ssid=ssid, security=security)}
-        await self.here.hint("links", "wifi")
+        await self.here.hint("wifi")
 
     @property
     def rule(self) -> Rule:

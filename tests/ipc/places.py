@@ -84,7 +84,7 @@ async def run(who: Who, *command: str, env: dict[str, str] | None = None, stdin:
         extra_groups=who.groups,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(stdin), 30)
+        out, err = await asyncio.wait_for(process.communicate(stdin), 60)
     finally:
         if process.returncode is None:
             process.kill()
@@ -100,7 +100,7 @@ async def python(who: Who, code: str, *arguments: str) -> object:
     return json.loads(out)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Returns when the condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition is not ours to signal
@@ -155,7 +155,7 @@ class Bus:
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None
-        assert await asyncio.wait_for(self._process.stdout.readline(), 10)
+        assert await asyncio.wait_for(self._process.stdout.readline(), 20)
         os.chmod(self.socket, 0o666)
 
     async def stop(self) -> None:

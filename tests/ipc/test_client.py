@@ -76,7 +76,7 @@ def test_a_silent_server() -> None:
     ],
 )
 def test_wrong_answers(answer: bytes, error: type[Exception]) -> None:
-    with answering(answer) as folder, Client(folder, timeout=2) as client, pytest.raises(error):
+    with answering(answer) as folder, Client(folder, timeout=20) as client, pytest.raises(error):
         client.get_version()
 
 
@@ -96,6 +96,6 @@ def test_a_newer_daemon_may_say_more() -> None:
         "pattern": False, "exceptions": [], "bssids": [], "gateways": [], "learn": False, "entry": "{}",
     }  # fmt: skip
     reply = json.dumps({"parameters": {"known": [known], "more": 1}}).encode() + b"\0"
-    with answering(reply, b'{"parameters": {"known": []}}\0') as folder, Client(folder, timeout=2) as client:
+    with answering(reply, b'{"parameters": {"known": []}}\0') as folder, Client(folder, timeout=20) as client:
         (one,) = client.all_known()
         assert (one.ssid, one.action) == ("a", None)

@@ -41,7 +41,7 @@ class Place:
         message = Message(
             destination=NAME, path=path, interface=interface, member=member, signature=signature, body=list(body)
         )
-        reply = await asyncio.wait_for(self.guest.call(message), 5)
+        reply = await asyncio.wait_for(self.guest.call(message), 20)
         assert reply is not None
         return reply
 

@@ -103,11 +103,11 @@ class BusAgent:
 
     async def watch(self) -> None:
         call = Message(destination=NAME, path="/org/tunwarden/Daemon1", interface=PROMPTS, member="Watch")
-        reply = await asyncio.wait_for(self.bus.call(call), 5)
+        reply = await asyncio.wait_for(self.bus.call(call), 20)
         assert reply is not None and reply.message_type is MessageType.METHOD_RETURN, reply and reply.body
 
     async def next(self) -> dict[str, Variant]:
-        signal = await asyncio.wait_for(self.signals.get(), 5)
+        signal = await asyncio.wait_for(self.signals.get(), 20)
         assert (signal.member, signal.signature) == ("Changed", "a{sv}")
         prompt = signal.body[0]
         assert isinstance(prompt, dict)

@@ -191,7 +191,7 @@ def test_e13_a_watcher_who_never_reads_is_dropped() -> None:
             other.send("Manager.Watch", more=True)
             await other.receive()
             count = 0
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while len(here.service.feed._watchers) > 1:
                     count += 1
                     here.service.change(warnings=(f"{count} " + "x" * 10_000,))
@@ -303,7 +303,7 @@ def test_why_asyncvarlinks_own_transport_is_not_used() -> None:
             writer.close()
             await writer.wait_closed()
             server.close()
-            await asyncio.wait_for(server.wait_closed(), 5)
+            await asyncio.wait_for(server.wait_closed(), 20)
 
     asyncio.run(check())
 
@@ -341,7 +341,7 @@ def test_any_bytes(pieces: list[bytes]) -> None:
                     await asyncio.sleep(0)
                 peer.writer.write_eof()
             with suppress(OSError):
-                answers = await asyncio.wait_for(peer.reader.read(), 5)
+                answers = await asyncio.wait_for(peer.reader.read(), 20)
                 for answer in answers.split(b"\0")[:-1]:
                     assert isinstance(json.loads(answer), dict)
             await alive(here)

@@ -30,7 +30,7 @@ class Peer:
         self.writer.write((raw.encode() if isinstance(raw, str) else raw) + b"\0")
 
     async def receive(self) -> dict[str, object]:
-        raw = await asyncio.wait_for(self.reader.readuntil(b"\0"), 5)
+        raw = await asyncio.wait_for(self.reader.readuntil(b"\0"), 20)
         reply = json.loads(raw[:-1])
         assert isinstance(reply, dict)
         return reply
@@ -42,7 +42,7 @@ class Peer:
     async def ended(self) -> bool:
         """Whether the other side hangs up (soon)."""
         with contextlib.suppress(OSError):
-            return await asyncio.wait_for(self.reader.read(), 5) == b""
+            return await asyncio.wait_for(self.reader.read(), 20) == b""
         return True
 
     async def close(self) -> None:

@@ -12,7 +12,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from lab.addresses import ECHO_PORT, WEB_PORT
 from lab.hosts import Host
+from lab.subject import Subject
 from lab.topology import Laboratory
+from tests.netns.test_dead_tunnels import asking
 
 Address = IPv4Address | IPv6Address
 REFUSED = {"ConnectionRefusedError", "OSError"}  # at once, by the firewall's reset or the router's "no route"
@@ -111,6 +113,13 @@ def until(done: Callable[[], bool], timeout: float = 20.0) -> bool:
     while not (found := done()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
+
+
+def server_dies(lab: Laboratory, subject: Subject) -> None:
+    """Kill the VPN server and wait until all is blocked for it: under traffic, for without nobody notices."""
+    with asking(lab):
+        lab.kill_server()
+        subject.wait(lambda status: status.state == "blocked" and status.cause == "server-unreachable", 40)
 
 
 def link_address(lab: Laboratory) -> IPv4Address:

@@ -193,7 +193,7 @@ def test_the_exception_is_for_our_packets_to_that_server_only(layers: Layers, ho
     Routing alone leaves marked packets to the firewall, whoever they go to, and IPv4 that is bound to the link (L11).
     """
     lab, leaks = layers.lab, layers.name == "routing"
-    address, beside = lab.plan.home.host4(1), lab.plan.home.host4(40)
+    address, beside = lab.plan.home.host4(1), lab.plan.home.host4(60)  # not one that the laptop may be given
     lab.home.ip(f"address add {beside}/26 dev lan")
     subject = layers(pinned(address, home))
     for where, port in ((address, OTHER_PORT), (beside, PORT)):

@@ -22,7 +22,17 @@ from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 from lab.traffic import Traffic
 from tests.netns import foreign_rules
-from tests.netns.asking import REFUSED, echo_server, echoes, link_address, refusal, says, until, web_server
+from tests.netns.asking import (
+    REFUSED,
+    echo_server,
+    echoes,
+    link_address,
+    refusal,
+    says,
+    server_dies,
+    until,
+    web_server,
+)
 from tests.netns.conftest import Layers
 from tests.netns.foreign_rules import PUBLISHED, TAILNET_PEER, TAILSCALE_MARK, Bridge
 
@@ -107,8 +117,7 @@ def test_a_published_port_where_the_local_network_is_allowed(docker: Bridge, lab
     with web_server(docker.hosts[0]):
         for state in ("connected", "blocked"):
             if state == "blocked":
-                lab.kill_server()
-                subject.wait(lambda status: status.state == "blocked", 30)
+                server_dies(lab, subject)
             assert until(lambda: says(lab.cafe, link_address(lab), PUBLISHED) == b"container")
             with lab.cafe.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
                 client.bind((stranger, 0))
@@ -276,8 +285,7 @@ def test_tailscale_while_protected(lab: Laboratory, tailscale: int) -> None:
         assert exit_address(lab.laptop, lab.plan.internet4) == lab.plan.server4
         assert not reaches(tailscale, lab, TAILNET_PEER)
         assert not reaches(tailscale, lab, foreign_rules.MAGIC_DNS, 53)
-        lab.kill_server()
-        subject.wait(lambda status: status.state == "blocked" and status.cause == "server-unreachable", 30)
+        server_dies(lab, subject)
         assert not echoes(lab.laptop, lab.plan.internet4, 1.0, TAILSCALE_MARK)
         assert not reaches(tailscale, lab, TAILNET_PEER)
         assert meter.leaks() == []
@@ -292,8 +300,7 @@ def test_tailscale_as_a_local_network(lab: Laboratory, tailscale: int) -> None:
         assert until(lambda: reaches(tailscale, lab, TAILNET_PEER))
         assert until(lambda: echoes(lab.laptop, lab.plan.internet4, 1.0, TAILSCALE_MARK)), "inside our tunnel"
         assert not reaches(tailscale, lab, foreign_rules.MAGIC_DNS, 53)
-        lab.kill_server()
-        subject.wait(lambda status: status.state == "blocked" and status.cause == "server-unreachable", 30)
+        server_dies(lab, subject)
         assert until(lambda: reaches(tailscale, lab, TAILNET_PEER)), "up to tailscaled"
         assert not echoes(lab.laptop, lab.plan.internet4, 1.0, TAILSCALE_MARK), "and no farther"
         assert meter.leaks() == []

@@ -45,7 +45,7 @@ def attack(lab: Laboratory) -> Attack:
 
     def begin(kind: str) -> Process:
         lab.air.ip("link add plug type veth peer name socket", "link set socket master br-cafe up", "link set plug up")
-        own = str(lab.plan.cafe.host4(50))
+        own = str(lab.plan.cafe.host4(60))  # not one that the laptop may be given
         process = lab.air.start(lab.python, ATTACKERS, kind, "plug", str(lab.plan.cafe.host4(1)), own)
         process.wait_output("ready", LONG_S)
         return process

@@ -19,7 +19,7 @@ from lab.probes import exit_address, resolve
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
 from tests.conftest import next_seed
-from tests.netns.asking import Address, echo_server, echoes, link_address, until
+from tests.netns.asking import Address, echo_server, echoes, link_address, server_dies, until
 from tests.netns.conftest import Layers
 
 pytestmark = pytest.mark.netns
@@ -168,8 +168,7 @@ def test_l8_the_constant_list_and_nothing_else(house: Laboratory) -> None:
         answer_for_everybody(house)
         for state in ("connected", "blocked"):
             if state == "blocked":
-                house.kill_server()
-                subject.wait(lambda status: status.state == "blocked" and status.cause == "server-unreachable", 30)
+                server_dies(house, subject)
             answer_for_everybody(house)
             meter.reset()
             assert until(lambda: (throw(house, *LOCAL, *PUBLIC), set(LOCAL) - ON_NO_WIRE <= left(meter))[1])
@@ -257,8 +256,7 @@ def test_discovery_where_the_local_network_is_allowed(house: Laboratory) -> None
     subject.wait("connected", 25)
     for state in ("connected", "blocked"):
         if state == "blocked":
-            house.kill_server()
-            subject.wait(lambda status: status.state == "blocked", 30)
+            server_dies(house, subject)
         for name, (group, port, source) in DISCOVERY.items():
             assert until(lambda: ask(house, group, port, source)), f"{name} in {state}"  # noqa: B023
 
@@ -293,8 +291,7 @@ def test_own_subnets_count_as_local_but_for_dns(lab: Laboratory) -> None:
     with echo_server(lab.cafe) as port, echo_server(lab.laptop) as own:
         for state in ("connected", "blocked"):
             if state == "blocked":
-                lab.kill_server()
-                subject.wait(lambda status: status.state == "blocked", 30)
+                server_dies(lab, subject)
             for target in router:
                 assert until(lambda target=target: echoes(lab.laptop, target, port=port))  # type: ignore[misc]
                 with pytest.raises(OSError):

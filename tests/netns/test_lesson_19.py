@@ -138,7 +138,10 @@ def test_l19_after_an_overrun_everything_is_read_again(
     """A change and a deletion that fall into the overrun are both handled, and nothing leaves meanwhile. Both watches
     go on: the next deletion is noticed without any storm."""
     reach, change, right = CASES[state]
-    subject = Subject(lab, PATIENT.replace('retry_longest = "2s"', 'retry_longest = "1s"'))
+    settings = PATIENT.replace('retry_longest = "2s"', 'retry_longest = "1s"')
+    if state == "connecting":  # for as long as it takes to get there
+        settings = settings.replace('connect_timeout = "4s"', 'connect_timeout = "1m"')
+    subject = Subject(lab, settings)
     subject.start(25)
     subject.set_up()
     reach(subject)

@@ -101,8 +101,8 @@ def test_l5_control_without_us_they_leave(hostile: Laboratory, subject: Subject,
     host = container(lab, network)
     subject.wait("connected", 25)
     open_machine(subject)
-    assert echoes(host, lab.plan.internet4, 10)
-    assert echoes(host, lab.plan.internet6, 10)
+    for internet in (lab.plan.internet4, lab.plan.internet6):
+        assert any(echoes(host, internet, 1) for _ in range(20)), internet
     with lab.meter() as meter, talking(lab, host):
         wait_for_leaks(meter)
 

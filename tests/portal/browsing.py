@@ -30,7 +30,7 @@ TOP = Path(__file__).parent.parent.parent
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium missing: apt-get install chromium")
 PATIENCE = 60
-STARTING = 180  # seconds, for what migrates a database or loads a browser while other tests keep every processor busy
+STARTING = 240  # seconds, for what migrates a database or loads a browser while other tests keep every processor busy
 ADMIN = "admin@portal.example"
 PASSWORD = "Blue7kettle"
 

@@ -49,6 +49,11 @@ if FOLDER is not None:
 
     zone, level, handlers = os.environ.get("TZ"), logging.root.level, logging.root.handlers[:]
     django.setup()
+    if SOCKET:
+        # The pool's own four would leave half of a test's threads waiting for the others, and give up after 30 s.
+        from django.conf import settings
+
+        settings.DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 16, "timeout": 240}
     # The other tests of this process keep their time zone and their log.
     if zone is None:
         os.environ.pop("TZ", None)

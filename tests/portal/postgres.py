@@ -30,6 +30,8 @@ rm -rf "$folder"
 """
 # Nothing here has to survive a power cut.
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=200", "shared_buffers=64MB")
+# A database that autovacuum looks at cannot be copied.
+FAST += ("autovacuum=off",)
 
 
 def as_nobody() -> list[str]:
@@ -78,13 +80,18 @@ def url(socket: str, name: str) -> str:
     return f"postgresql://portal@/{name}?host={quote(socket, safe='')}"
 
 
-def run(socket: str, *statements: str) -> None:
-    """On the server itself, each on its own."""
+def connected(socket: str) -> Any:
+    """To the server itself."""
     import psycopg
 
-    with psycopg.connect(host=socket, user="portal", dbname="postgres", autocommit=True) as connection:
+    return psycopg.connect(host=socket, user="portal", dbname="postgres", autocommit=True)
+
+
+def run(socket: str, *statements: str) -> None:
+    """On the server itself, each on its own."""
+    with connected(socket) as connection:
         for each in statements:
-            connection.execute(each)  # type: ignore[call-overload,arg-type]
+            connection.execute(each)
 
 
 def forget_connections() -> None:
@@ -101,4 +108,11 @@ def forget_connections() -> None:
 def replace(socket: str, name: str, template: str) -> None:
     """Makes the database `name` anew, as `template` is."""
     forget_connections()
+    # A closed connection's process may be there for a while, and the server would wait five seconds for its end.
+    with connected(socket) as connection:
+        end = time.monotonic() + 60
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        while connection.execute(query, [template]).fetchone() != (0,):
+            assert time.monotonic() < end, f"{template} is in use"
+            time.sleep(0.05)
     run(socket, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {template}")

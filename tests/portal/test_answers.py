@@ -221,7 +221,7 @@ def test_pipe(ticket: Ticket) -> None:
     command = [sys.executable, "-m", "portal", "receive_mail", "--origin", ORIGIN]
     environment = os.environ | {"PORTAL_REPLY_MAIL": BOX, "PORTAL_MAIL_PORT": "1"}
     done = subprocess.run(
-        command, input=reply(ticket).as_bytes(), capture_output=True, timeout=60, check=False, env=environment
+        command, input=reply(ticket).as_bytes(), capture_output=True, timeout=120, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr.decode()
     assert said(ticket) == ["Yes, the slow one."]

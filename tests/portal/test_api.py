@@ -267,6 +267,8 @@ def site(request: pytest.FixtureRequest, template: Path, tmp_path: Path) -> Iter
         listening = socket.create_server(("127.0.0.1", 0), backlog=200)
         port = listening.getsockname()[1]
         serve = [sys.executable, "-m", "gunicorn", "--workers", "4", "--bind", f"fd://{listening.fileno()}"]
+        # A worker that waits for the processor and the database for 30 s is not dead yet.
+        serve += ["--timeout", "120"]
         serve += ["--access-logfile", str(tmp_path / "workers"), "--access-logformat", "%(p)s", "portal.wsgi"]
         process = subprocess.Popen(
             serve, cwd=TOP, env=environment, pass_fds=[listening.fileno()],

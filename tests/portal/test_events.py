@@ -307,7 +307,7 @@ def test_postgresql_notifies(template: Path) -> None:
         database = {"PORTAL_DATABASE": postgres.url(socket_folder, "portal")}
         environment = os.environ | database
         migrate = [sys.executable, "-m", "portal", "migrate", "--verbosity", "0"]
-        subprocess.run(migrate, cwd=TOP, env=environment, check=True, timeout=120)
+        subprocess.run(migrate, cwd=TOP, env=environment, check=True, timeout=240)
         driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER], cwd=TOP, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

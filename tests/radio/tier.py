@@ -87,6 +87,11 @@ class Tier:
         status = self.wait(lambda status: any(_is(each, name, ifname) for each in status.networks))
         return next(each for each in status.networks if _is(each, name, ifname))
 
+    def cleared(self, name: str) -> Network:
+        """The same, once it may be used freely: a tunnel that nobody wants any more has to go before."""
+        self.wait(lambda status: any(_is(each, name, "wlan0") and each.cleared for each in status.networks))
+        return self.joined(name)
+
     def roam(self, supplicant: Supplicant, name: str) -> bytes:
         """To the other access point of the network, of which the kernel then tells; its address."""
         before = kernel_says()

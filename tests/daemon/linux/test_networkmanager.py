@@ -216,7 +216,7 @@ class Watched:
         async for _ in self.source.watch():
             self.hints.put_nowait(None)
 
-    async def until(self, wanted: Mapping[str, WifiNetwork], seconds: float = 5.0) -> None:
+    async def until(self, wanted: Mapping[str, WifiNetwork], seconds: float = 20.0) -> None:
         """Read after each hint and never without one, until the answer is the wanted one."""
         found: object = None
         try:
@@ -241,10 +241,10 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watching(host: Host, patience: float = 2.0) -> AsyncIterator[Watched]:
+async def watching(host: Host, patience: float = 10.0) -> AsyncIterator[Watched]:
     watched = Watched(NetworkManager(address(host), patience=patience))
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await watched.hints.get()  # at once
         yield watched
     finally:
@@ -253,7 +253,7 @@ async def watching(host: Host, patience: float = 2.0) -> AsyncIterator[Watched]:
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await work()
 
     asyncio.run(limited())
@@ -376,7 +376,7 @@ def test_whether_a_sign_in_checks_the_server_and_nobody_says(host: Host, stand_i
         stand_in.client.call(NAME, WIFI, add, "sssss", f"{NAME}.Device", "GetAppliedConnection", "u", signature, code)
 
     async def work() -> None:
-        async with watching(host, patience=1.0) as watched:
+        async with watching(host) as watched:
             await watched.until(network(CAMPUS, Security.ENTERPRISE))
             assert await watched.source.server_unchecked("wlan0") is True
             await aside(answers, "a{sa{sv}}t", "raise dbus.exceptions.DBusException('no', name='org.test.NotActive')")
@@ -387,7 +387,7 @@ def test_whether_a_sign_in_checks_the_server_and_nobody_says(host: Host, stand_i
             assert [entry["event"] for entry in logs] == ["NetworkManager did not answer"]
             while not watched.hints.empty():
                 watched.hints.get_nowait()
-            await asyncio.wait_for(watched.hints.get(), 10)  # nobody announces when it can be asked again
+            await asyncio.wait_for(watched.hints.get(), 20)  # nobody announces when it can be asked again
             await aside(stand_in.kill)
             await watched.until({})
             assert await watched.source.server_unchecked("wlan0") is False

@@ -459,7 +459,7 @@ class Place:
         fence = b"fence %d" % self.count
         self.fences[link].send(b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x88\xb5" + fence)
         frames: list[bytes] = []
-        tap, deadline = self.taps[link], time.monotonic() + 5
+        tap, deadline = self.taps[link], time.monotonic() + 20
         while time.monotonic() < deadline:
             if select.select([tap], [], [], 0.5)[0]:
                 frame = tap.recv(65535)
@@ -530,7 +530,7 @@ def test_fail_fast(place: Place) -> None:
     """Programs learn at once that they are blocked, instead of waiting for minutes (and of leaking a retry later)."""
     place.set(BLOCKED)
 
-    def attempt() -> dict[str, tuple[int, float]]:
+    def attempt() -> dict[str, int]:
         results = {}
         for name, family, kind, target in (
             ("tcp4", socket.AF_INET, socket.SOCK_STREAM, ("198.51.100.1", 443)),
@@ -540,22 +540,23 @@ def test_fail_fast(place: Place) -> None:
             ("udp6", socket.AF_INET6, socket.SOCK_DGRAM, ("2001:db8::1", 9)),
         ):
             with socket.socket(family, kind) as client:
-                client.settimeout(5)
-                begin = time.monotonic()
+                client.settimeout(20)
                 try:
                     client.connect(target)
                     client.send(b"?")
                     client.recv(1)
                 except OSError as err:
-                    results[name] = (err.errno or 0, time.monotonic() - begin)
+                    results[name] = err.errno or 0
+                if kind is socket.SOCK_STREAM:
+                    tried = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                    assert struct.unpack_from("=I", tried, 100) == (0,), "tcpi_total_retrans: it was told at once"
         return results
 
     results = place.laptop.inside(attempt)
-    assert {name: code for name, (code, _) in results.items()} == {
+    assert results == {
         "tcp4": errno.ECONNREFUSED, "tcp6": errno.ECONNREFUSED, "dns4": errno.EPERM, "udp6": errno.EPERM,
         "dns tcp": errno.ECONNREFUSED,
     }  # fmt: skip
-    assert max(seconds for _, seconds in results.values()) < 0.2
     abroad = (socket.inet_aton("198.51.100.1"), socket.inet_pton(socket.AF_INET6, "2001:db8::1"))
     assert not [frame for frame in place.heard("eth0") if frame[30:34] == abroad[0] or frame[38:54] == abroad[1]]
 
@@ -565,15 +566,17 @@ def test_l18_blocked_dns_leaves_no_icmp_error_behind(place: Place) -> None:
     place.set(BLOCKED)
 
     def pending() -> dict[int, int]:
-        found = {}
-        for port in (53, 9):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-                client.connect(("192.168.7.1", port))
+        with contextlib.ExitStack() as stack:
+            clients = {}
+            for port in (53, 9):  # in this order: whatever the first is told, it is told before the second
+                clients[port] = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                clients[port].connect(("192.168.7.1", port))
                 with contextlib.suppress(PermissionError):
-                    client.send(b"?")
-                time.sleep(0.02)
-                found[port] = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return found
+                    clients[port].send(b"?")
+            gone = select.poll()
+            gone.register(clients[9], 0)  # an error is told in any case
+            gone.poll(20_000)
+            return {port: each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for port, each in clients.items()}
 
     assert place.laptop.inside(pending) == {53: 0, 9: errno.EHOSTUNREACH}
 
@@ -691,10 +694,10 @@ def test_replacing_the_table_under_traffic_leaks_nothing(place: Place) -> None:
 # --- in -----------------------------------------------------------------------------------------------------------
 
 
-def hears(place: Place, sender: socket.socket, receiver: socket.socket, target: tuple[str, int]) -> bool:
+def hears(sender: socket.socket, receiver: socket.socket, target: tuple[str, int], expected: bool = False) -> bool:
+    """What is `expected` may be late on a busy machine."""
     sender.sendto(b"knock", target)
-    time.sleep(0.02)
-    return bool(select.select([receiver], [], [], 0)[0] and receiver.recv(100) == b"knock")
+    return bool(select.select([receiver], [], [], 20 if expected else 0.02)[0] and receiver.recv(100) == b"knock")
 
 
 HEARD = {
@@ -741,7 +744,7 @@ def test_who_is_heard(place: Place, name: str | None) -> None:
         ):
             with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.bind((source, 7002))
-                if hears(place, sender, receiver, (target, 7001)):
+                if hears(sender, receiver, (target, 7001), who in HEARD[name]):
                     heard.add(who)
     assert heard == HEARD[name]
 
@@ -759,11 +762,11 @@ def test_the_server_is_heard_only_as_an_answer(place: Place, name: str) -> None:
         client.setsockopt(socket.SOL_SOCKET, 36, MARK)
         server.bind(("203.0.113.7", 51820))
         other.bind(("203.0.113.7", 51821))
-        assert not hears(place, server, client, ("192.168.7.2", port)), "uninvited"
+        assert not hears(server, client, ("192.168.7.2", port)), "uninvited"
         client.sendto(b"handshake", ("203.0.113.7", 51820))
         assert server.recv(100) == b"handshake"
-        assert hears(place, server, client, ("192.168.7.2", port))
-        assert not hears(place, other, client, ("192.168.7.2", port)), "another port of the server"
+        assert hears(server, client, ("192.168.7.2", port), expected=True)
+        assert not hears(other, client, ("192.168.7.2", port)), "another port of the server"
 
 
 def test_answers_of_the_server_pass_strict_reverse_path_filtering(place: Place) -> None:
@@ -777,7 +780,7 @@ def test_answers_of_the_server_pass_strict_reverse_path_filtering(place: Place) 
             place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         ):
             client.setsockopt(socket.SOL_SOCKET, 36, MARK)
-            client.settimeout(2)
+            client.settimeout(20)
             server.bind(("203.0.113.7", 51820))
             client.sendto(b"handshake", ("203.0.113.7", 51820))
             _, address = server.recvfrom(100)
@@ -805,14 +808,14 @@ def test_a_login_hears_answers_and_nothing_else(place: Place, name: str, told: b
             client.setsockopt(socket.SOL_SOCKET, 36, MARK)
             resolver.bind(("198.51.100.1", 53))
             other.bind(("203.0.113.7", 53))
-            assert not hears(place, resolver, client, ("192.168.7.2", port)), "uninvited"
+            assert not hears(resolver, client, ("192.168.7.2", port)), "uninvited"
             with contextlib.suppress(PermissionError):
                 client.sendto(b"question", ("198.51.100.1", 53))
-            assert bool(select.select([resolver], [], [], 5 if told else 0.2)[0]) is told
-            assert hears(place, resolver, client, ("192.168.7.2", port)) is told
-            assert not hears(place, other, client, ("192.168.7.2", port)), "somebody who was not asked"
+            assert bool(select.select([resolver], [], [], 20 if told else 0.2)[0]) is told
+            assert hears(resolver, client, ("192.168.7.2", port), told) is told
+            assert not hears(other, client, ("192.168.7.2", port)), "somebody who was not asked"
             place.set(POLICIES["held"])
-            assert not hears(place, resolver, client, ("192.168.7.2", port)), "the login is over"
+            assert not hears(resolver, client, ("192.168.7.2", port)), "the login is over"
     finally:
         place.laptop.sysctl(("net/ipv4/conf/eth0/rp_filter", "0"), ("net/ipv4/conf/all/src_valid_mark", "0"))
         place.laptop.ip("rule del pref 90", "route flush table 4242")
@@ -833,9 +836,9 @@ def test_l10_a_flow_from_before_the_block_gains_nothing_from_a_login(place: Plac
         resolver.bind(("198.51.100.1", 53))
         client.sendto(b"before", ("198.51.100.1", 53))
         assert resolver.recv(100) == b"before"
-        assert hears(place, resolver, client, ("192.168.7.2", 7300)), "the control"
+        assert hears(resolver, client, ("192.168.7.2", 7300), expected=True), "the control"
         place.set(POLICIES["portal, login"])
-        assert not hears(place, resolver, client, ("192.168.7.2", 7300))
+        assert not hears(resolver, client, ("192.168.7.2", 7300))
         assert " packets 0 " not in place.laptop.run("nft", "list table inet lab_tracking").stdout, (
             "tracked all the while"
         )
@@ -969,7 +972,7 @@ def test_who_reaches_a_container_from_outside(place: Place, name: str | None, he
         for who, source in (("neighbour", "192.168.7.1"), ("stranger", "198.51.100.1"), ("subnet", "100.64.0.1")):
             with place.wire.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.bind((source, 7007))
-                if hears(place, sender, receiver, ("172.17.0.2", 7006)):
+                if hears(sender, receiver, ("172.17.0.2", 7006), who in heard):
                     found.add(who)
     assert found == heard
 
