@@ -19,7 +19,9 @@ from policies.classify import classify
 from policies.elements import PRIVACY, parse
 from policies.facts import Security, WifiNetwork
 from policies.known import Names, names
-from policies.settings import KnownNetwork, Settings, WifiAction
+from policies.known_network import KnownNetwork
+from policies.settings import Settings
+from policies.settings_tables import WifiAction
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 KNOWN, ROUNDS, PER_ROUND = 10_000, 11, 400

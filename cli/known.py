@@ -227,7 +227,8 @@ def _counted(count: int) -> str:
 
 def _lines(file: str) -> Iterator[str]:
     """Every line made sure of before anything is sent: half an import helps nobody."""
-    from policies.settings import SettingsError, known_from_json, known_to_json  # pydantic: slow to import
+    from policies.settings_errors import SettingsError
+    from policies.settings_known import known_from_json, known_to_json  # pydantic: slow to import
 
     if file == "-":
         raw = sys.stdin.buffer.read(LONGEST + 1)

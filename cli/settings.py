@@ -164,7 +164,8 @@ def _schema() -> int:
 
 
 def _check(files: Sequence[str], out: Output) -> int:
-    from policies.settings import SettingsError, parse_files  # pydantic: slow to import, so only here
+    from policies.settings import parse_files  # pydantic: slow to import, so only here
+    from policies.settings_errors import SettingsError
 
     try:
         parse_files([(file, read_text(file, LONGEST)) for file in files])

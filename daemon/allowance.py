@@ -23,7 +23,8 @@ from policies.counting import Way
 from policies.decide import Decision, Intent, Manual
 from policies.facts import LinkKind
 from policies.quota import Level, QuotaState, at_limit, quota, span
-from policies.settings import Allowance, AtLimit, Settings
+from policies.settings import Settings
+from policies.settings_tables import Allowance, AtLimit
 from policies.states import Changed, Event, Phase, State, Target
 
 log = structlog.get_logger()

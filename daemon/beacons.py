@@ -13,7 +13,8 @@ from daemon.host import Beacons, HostError
 from daemon.inbox import Found, Inboxed
 from policies.decide import Decision
 from policies.facts import Endpoint, Facts
-from policies.settings import Settings, endpoint_text
+from policies.settings import Settings
+from policies.settings_values import endpoint_text
 from policies.states import Phase
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ from policies.mtu import Result
 from policies.portals import Probe
 from policies.profiles import Profile, WireGuardPeer, WireGuardProfile
 from policies.resolvers import Manager
-from policies.settings import LinkRule
+from policies.settings_tables import LinkRule
 from policies.split import Group, Network, Program
 from policies.states import Cause
 

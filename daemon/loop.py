@@ -55,9 +55,10 @@ from policies.counting import Way
 from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
 from policies.facts import Facts, LinkKind, Tunnel, WifiSource
 from policies.firewall import TUNNEL_IFNAME, at_boot, excluded, firewall, with_resolvers
+from policies.known_network import KnownNetwork
 from policies.profiles import Profile
 from policies.profiles import facts as profile_facts
-from policies.settings import KnownNetwork, Settings
+from policies.settings import Settings
 from policies.silence import Silence
 from policies.states import (
     Action,

@@ -20,7 +20,8 @@ from daemon.inbox import Found, Inboxed
 from policies.decide import Decision
 from policies.facts import Facts, Internet, Link, Reach
 from policies.portals import probe
-from policies.settings import Settings, WifiAction
+from policies.settings import Settings
+from policies.settings_tables import WifiAction
 from policies.states import Phase, Target
 
 log = structlog.get_logger()

@@ -24,7 +24,9 @@ from policies.classify import Verdict
 from policies.decide import Answer, Decision, Judgement, Rule
 from policies.facts import Facts
 from policies.firewall import FirewallPolicy
-from policies.settings import KnownNetwork, Settings, WifiAction
+from policies.known_network import KnownNetwork
+from policies.settings import Settings
+from policies.settings_tables import WifiAction
 
 log = structlog.get_logger()
 

@@ -36,18 +36,14 @@ from policies.classify import ssid_text
 from policies.decide import Answer, Manual, Rule
 from policies.facts import Address, Security, WifiNetwork
 from policies.known import stands_for
+from policies.known_network import KnownNetwork
 from policies.profiles import Profile, ProfileError, parse, unresolved, with_addresses, with_login
 from policies.profiles import facts as profile_facts
-from policies.settings import (
-    KnownNetwork,
-    Problem,
-    SettingsError,
-    WifiAction,
-    endpoint_text,
-    known_from_json,
-    known_to_json,
-    parse_settings,
-)
+from policies.settings import parse_settings
+from policies.settings_errors import Problem, SettingsError
+from policies.settings_known import known_from_json, known_to_json
+from policies.settings_tables import WifiAction
+from policies.settings_values import endpoint_text
 from policies.split import Group
 from policies.states import Changed, Event, Reconnect, State, Target
 

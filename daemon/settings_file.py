@@ -13,7 +13,9 @@ from pathlib import Path
 from daemon import files
 from daemon.store import Files, Store, StoreError
 from policies.own_settings import together
-from policies.settings import MAX_BYTES, Fixed, Problem, Settings, SettingsError, parse_files
+from policies.settings import Fixed, Settings, parse_files
+from policies.settings_errors import Problem, SettingsError
+from policies.settings_toml import MAX_BYTES
 
 FILE = Path("/etc/tunwarden/tunwarden.toml")
 DROP_INS = "tunwarden.d"  # beside it: more of them, *.toml, in the order of their names

@@ -18,7 +18,8 @@ from ipc.errors import Error, ServiceError
 from ipc.interface import Setting
 from policies.decide import Intent
 from policies.own_settings import KEYS, SWITCHES, from_toml, in_force, text_of, value_of
-from policies.settings import Settings, SettingsError
+from policies.settings import Settings
+from policies.settings_errors import SettingsError
 from policies.states import Changed, Event
 
 log = structlog.get_logger()

@@ -20,13 +20,15 @@ from typing import Any
 
 from daemon import files
 from policies.decide import Answer, Intent, Manual, Rule
+from policies.known_network import KnownNetwork
 from policies.own_settings import from_json as own_from_json
 from policies.own_settings import to_json as own_to_json
 from policies.profiles import Profile, ProfileError, from_json, to_json
 from policies.server_lists import from_json as servers_from_json
 from policies.server_lists import to_json as servers_to_json
 from policies.servers import ServerList, parse_choice
-from policies.settings import KnownNetwork, WifiAction, known_from_json, known_to_json
+from policies.settings_known import known_from_json, known_to_json
+from policies.settings_tables import WifiAction
 from policies.split import Program
 from policies.split import from_json as programs_from_json
 from policies.split import to_json as programs_to_json

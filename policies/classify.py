@@ -14,7 +14,9 @@ from enum import StrEnum
 from policies.common_ssids import is_common
 from policies.facts import Endpoint, Evidence, Security, WifiNetwork
 from policies.known import names
-from policies.settings import Criteria, KnownNetwork, Settings, has_accounts, proves_identity
+from policies.known_network import KnownNetwork, has_accounts, proves_identity
+from policies.settings import Settings
+from policies.settings_tables import Criteria
 
 LEARNED = 64  # access points that one entry learns at most: then a house is complete, or something is wrong
 

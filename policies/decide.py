@@ -27,7 +27,8 @@ from policies.facts import (
     Tunnel,
     WifiNetwork,
 )
-from policies.settings import Settings, WifiAction
+from policies.settings import Settings
+from policies.settings_tables import WifiAction
 from policies.states import Cause, Target
 
 ANYWHERE = "/"  # as the network of a choice: on every network, until the next choice. No link has that name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.settings import KnownNetwork
+from policies.known_network import KnownNetwork
 
 Known = tuple[KnownNetwork, ...]
 _Found = tuple[int, bytes, KnownNetwork]  # its position among all, and the longest bytes that any match contains

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from policies import settings as layout
-from policies.settings import Choice, Duration, Fixed, Problem, Settings, SettingsError, Size, Spec
+from policies import settings_values as readers
+from policies.settings import Fixed, Settings, build, overlay, parse_files
+from policies.settings_checks import check_lists, check_together
+from policies.settings_errors import Problem, SettingsError
+from policies.settings_layout import FILE, Findings, Spec
+from policies.settings_tables import RULE_ACTIONS
 from policies.settings_words import SENTENCES
 
 VERSION = 1  # of the JSON in the store
@@ -47,24 +51,24 @@ def _keys(spec: Mapping[str, Spec], table: str = "") -> Iterator[Key]:
 
 def _key(name: str, read: Spec) -> Key:
     match read:
-        case Choice():
+        case readers.Choice():
             kind, allowed = "choice", ", ".join(str(each.value) for each in read.members)
-        case Duration():
+        case readers.Duration():
             kind, allowed = "time", read.allowed.replace('"', "")
-        case Size():
+        case readers.Size():
             kind, allowed = "size", read.allowed.replace('"', "")
         case list():
             kind, allowed = "list", "separated by commas; empty for none"
-        case layout._boolean:
+        case readers.boolean:
             kind, allowed = "boolean", "true, false"
-        case layout._rule_action:
-            kind, allowed = "choice", ", ".join(layout._RULE_ACTIONS)
+        case readers.rule_action:
+            kind, allowed = "choice", ", ".join(RULE_ACTIONS)
         case _:
             kind, allowed = "name", ""
     return Key(name, kind, allowed, SENTENCES[name], read)
 
 
-KEYS: Mapping[str, Key] = {key.name: key for key in _keys(layout._FILE)}
+KEYS: Mapping[str, Key] = {key.name: key for key in _keys(FILE)}
 
 
 def value_of(key: Key, text: str) -> Any:
@@ -74,12 +78,12 @@ def value_of(key: Key, text: str) -> Any:
         written = {"true": True, "false": False}.get(text, text)
     elif key.kind == "list":
         # An address has no comma in it, but a URL may.
-        between = r"[,\s]+" if key.read in ([layout._subnet], [layout._excluded], [layout._resolver]) else r",?\s+"
+        between = r"[,\s]+" if key.read in ([readers.subnet], [readers.excluded], [readers.resolver]) else r",?\s+"
         written = [part for part in re.split(between, text.strip()) if part]
-    found = layout._Findings()
+    found = Findings()
     value = found.read(key.read, written, (key.name,))
     if not found.items:
-        layout._check_lists(_nested(key.name, value), found)
+        check_lists(_nested(key.name, value), found)
     if found.items:
         raise SettingsError(Problem("", 1, key.name, problem, allowed) for _, problem, allowed in found.items)
     return value
@@ -113,9 +117,9 @@ def _time(seconds: float) -> str:
 
 
 def _size(count: int) -> str:
-    units = (unit for unit in ("TB", "GB", "MB", "kB") if count and count % layout._UNITS[unit] == 0)
+    units = (unit for unit in ("TB", "GB", "MB", "kB") if count and count % readers.UNITS[unit] == 0)
     unit = next(units, "B")
-    return f"{count // layout._UNITS[unit]}{unit}"
+    return f"{count // readers.UNITS[unit]}{unit}"
 
 
 def together(fixed: Fixed, own: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
@@ -132,16 +136,16 @@ def together(fixed: Fixed, own: Mapping[str, str]) -> tuple[Settings, dict[str, 
         except SettingsError as err:
             refused[name] = _words(err.problems[0].problem, err.problems[0].allowed)
     whole = _over(fixed, values)
-    if list(layout.check_together(whole)):
+    if list(check_together(whole)):
         # Some of them do not go together with what the administrator says now: as many as do, in their order.
         accepted: dict[str, dict[str, Any]] = {}
         while more := [name for name in values if name not in accepted and _fits(fixed, accepted, values, name)]:
             accepted[more[0]] = values[more[0]]
         for name in values.keys() - accepted.keys():
-            ((_, problem, allowed), *_) = layout.check_together(_over(fixed, accepted | {name: values[name]}))
+            ((_, problem, allowed), *_) = check_together(_over(fixed, accepted | {name: values[name]}))
             refused[name] = _words(problem, allowed)
         whole = _over(fixed, accepted)
-    return layout.build(whole), refused
+    return build(whole), refused
 
 
 def _words(problem: str, allowed: str) -> str:
@@ -158,15 +162,15 @@ def _nested(name: str, value: object) -> dict[str, Any]:
 def _over(fixed: Fixed, own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for each in own.values():
-        layout.overlay(whole, deepcopy(each))
-    layout.overlay(whole, fixed.values)
+        overlay(whole, deepcopy(each))
+    overlay(whole, fixed.values)
     return whole
 
 
 def _fits(
     fixed: Fixed, accepted: Mapping[str, dict[str, Any]], values: Mapping[str, dict[str, Any]], name: str
 ) -> bool:
-    return not list(layout.check_together(_over(fixed, {**accepted, name: values[name]})))
+    return not list(check_together(_over(fixed, {**accepted, name: values[name]})))
 
 
 def in_force(settings: Settings, name: str) -> str:
@@ -179,7 +183,7 @@ def in_force(settings: Settings, name: str) -> str:
 
 def from_toml(text: str) -> dict[str, str]:
     """The users' values that a text in the layout of the settings file says. Raises SettingsError."""
-    read = layout.parse_files([("text", text)])
+    read = parse_files([("text", text)])
     for table, place in (
         ("links", "the administrator's file"), ("known", "`tunwarden known import`"),
         ("traffic", "the administrator's file"),

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta, tzinfo
 from enum import IntEnum
 from typing import assert_never
 
-from policies.settings import Allowance, AtLimit, Period
+from policies.settings_tables import Allowance, AtLimit, Period
 
 WARN_AT = 0.8
 

@@ -17,7 +17,7 @@ from typing import Any
 from policies.facts import Address, Endpoint, Interface
 from policies.profiles import ProfileError, is_host, is_usable, plain_address
 from policies.servers import MOST_ADDRESSES, MOST_ENDPOINTS, MOST_TAGS, TAG, Server, ServerList
-from policies.settings import endpoint_text
+from policies.settings_values import endpoint_text
 
 VERSION = 1  # of the layout
 MOST_SERVERS = 1000  # of one profile

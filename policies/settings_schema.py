@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from policies import settings as layout
+from policies import settings_layout as layout
+from policies import settings_values as readers
 from policies.own_settings import KEYS, in_force
-from policies.settings import Choice, Duration, Settings, Size, Spec
+from policies.settings import Settings
+from policies.settings_layout import Spec
+from policies.settings_tables import RULE_ACTIONS
 from policies.settings_words import SENTENCES
 
 URL = "https://json-schema.org/draft/2020-12/schema"
@@ -22,23 +25,23 @@ _NAME = {"type": "string", "minLength": 1, "maxLength": 32}
 
 # By the function that reads a value: what of it a schema can say.
 _READERS: Mapping[object, Mapping[str, Any]] = {
-    layout._boolean: {"type": "boolean"},
-    layout._version: {"type": "integer", "minimum": 1, "maximum": layout.VERSION},
-    layout._rule_action: {"enum": [str(action) for action in layout._RULE_ACTIONS]},
-    layout._profile: {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
-    layout._server: {"type": "string", "minLength": 1, "maxLength": 71},
-    layout._link_name: {"type": "string", "pattern": "^[A-Za-z0-9._@+*?-]{1,32}$"},
-    layout._ssid: _NAME,
-    layout._pattern: _NAME,
-    layout._ssid_hex: _HEX_SSID,
-    layout._bssid: _MAC,
-    layout._endpoint: {"type": "string", "pattern": "^([0-9.]{7,15}|\\[[0-9A-Fa-f:.]{2,45}\\]):[1-9][0-9]{0,4}$"},
-    layout._sha256: {"type": "string", "pattern": "^(:*[0-9A-Fa-f]){64}:*$"},
-    layout._probe: {"type": "string", "pattern": "^http://"},
-    layout._prometheus: {"type": "string", "pattern": "^/.+\\.prom$"},
-    layout._resolver: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}$"},
-    layout._excluded: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$"},
-    layout._subnet: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$"},
+    readers.boolean: {"type": "boolean"},
+    layout.version: {"type": "integer", "minimum": 1, "maximum": layout.VERSION},
+    readers.rule_action: {"enum": [str(action) for action in RULE_ACTIONS]},
+    readers.profile: {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+    readers.server: {"type": "string", "minLength": 1, "maxLength": 71},
+    readers.link_name: {"type": "string", "pattern": "^[A-Za-z0-9._@+*?-]{1,32}$"},
+    readers.ssid: _NAME,
+    readers.pattern: _NAME,
+    readers.ssid_hex: _HEX_SSID,
+    readers.bssid: _MAC,
+    readers.endpoint: {"type": "string", "pattern": "^([0-9.]{7,15}|\\[[0-9A-Fa-f:.]{2,45}\\]):[1-9][0-9]{0,4}$"},
+    readers.sha256: {"type": "string", "pattern": "^(:*[0-9A-Fa-f]){64}:*$"},
+    readers.probe: {"type": "string", "pattern": "^http://"},
+    readers.prometheus: {"type": "string", "pattern": "^/.+\\.prom$"},
+    readers.resolver: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}$"},
+    readers.excluded: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$"},
+    readers.subnet: {"type": "string", "pattern": "^[0-9A-Fa-f.:]{2,45}/[0-9]{1,3}$"},
 }
 
 
@@ -48,7 +51,7 @@ def schema() -> dict[str, Any]:
         "$schema": URL,
         "title": "tunwarden.toml",
         "description": "Settings of tunwarden: /etc/tunwarden/tunwarden.toml and tunwarden.d/*.toml.",
-        **_table(layout._FILE, ""),
+        **_table(layout.FILE, ""),
     }
 
 
@@ -66,9 +69,9 @@ def _one(spec: Spec, path: str) -> dict[str, Any]:
             return _table(spec, f"{path}.")
         case list():
             return {"type": "array", "items": _one(spec[0], path)}
-        case Choice():
+        case readers.Choice():
             return {"enum": [str(member.value) for member in spec.members], **_default(path)}
-        case Duration():
+        case readers.Duration():
             about = f"{SENTENCES[path]} {spec.allowed.capitalize()}."
             return {
                 "description": about,
@@ -76,7 +79,7 @@ def _one(spec: Spec, path: str) -> dict[str, Any]:
                 "pattern": "^[0-9]{1,9}(\\.[0-9]{1,3})?(ms|s|m|h)$",
                 **_default(path),
             }
-        case Size():
+        case readers.Size():
             about = f"{SENTENCES[path]} {spec.allowed.capitalize()}."
             pattern = "^[0-9]{1,16}(\\.[0-9]{1,3})?([kMGT]|[KMGT]i)?B$"
             return {"description": about, "type": "string", "pattern": pattern, **_default(path)}

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from policies.facts import Evidence, Security, WifiNetwork
 from policies.hostile import Finding
-from policies.settings import has_accounts, proves_identity
+from policies.known_network import has_accounts, proves_identity
 
 OTHERS = 3  # access points of one maker, none of another: then the one that is different is
 

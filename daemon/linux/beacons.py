@@ -11,7 +11,7 @@ from daemon.host import HostError
 from daemon.linux import confined
 from policies.facts import Endpoint
 from policies.firewall import MARK
-from policies.settings import endpoint_text
+from policies.settings_values import endpoint_text
 
 SO_MARK = 36  # <asm-generic/socket.h>
 CONNECT_S = 5.0  # the kernel repeats a lost SYN after one second and after three

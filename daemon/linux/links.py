@@ -51,7 +51,7 @@ from policies.facts import Address, Interface, Link, LinkKind
 from policies.firewall import PROBE_IFNAME, TUNNEL_IFNAME
 
 if TYPE_CHECKING:
-    from policies.settings import LinkRule
+    from policies.settings_tables import LinkRule
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ import structlog
 from daemon.linux.networkmanager import NetworkManager
 from daemon.linux.nl80211 import Nl80211
 from policies.facts import WifiNetwork
-from policies.settings import has_accounts
+from policies.known_network import has_accounts
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from policies.mtu import Answer, Result
 from policies.portals import Probe
 from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.resolvers import Manager
-from policies.settings import LinkRule
+from policies.settings_tables import LinkRule
 from policies.split import Group, Network, Program
 from policies.states import Cause
 

@@ -19,7 +19,9 @@ from ipc.errors import Error, ServiceError
 from policies.counting import Counts
 from policies.decide import Decision, Intent, decide
 from policies.facts import Facts
-from policies.settings import Allowance, AtLimit, KnownNetwork, Period, Settings, parse_settings
+from policies.known_network import KnownNetwork
+from policies.settings import Settings, parse_settings
+from policies.settings_tables import Allowance, AtLimit, Period
 from policies.states import Event, Phase, State, Target
 from tests.daemon.fake_host import CAFE, HOME, WLAN, FakeCounters
 from tests.daemon.test_accounting import AT_CAFE, CLOSED, CONNECTED, NOON, PROTECTED, TUNNEL

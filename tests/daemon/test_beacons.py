@@ -15,7 +15,7 @@ from daemon.inbox import Found
 from daemon.service import DaemonService
 from ipc.errors import Error
 from policies.facts import Endpoint, Security
-from policies.settings import KnownNetwork
+from policies.known_network import KnownNetwork
 from policies.states import Phase, Target
 from tests.daemon.fake_host import CAFE, HOME, WLAN
 from tests.daemon.test_loop import SETTINGS, Running, impatient

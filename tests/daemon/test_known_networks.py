@@ -17,7 +17,10 @@ from ipc.errors import Error
 from ipc.values import plain
 from policies.classify import Verdict, classify
 from policies.facts import Endpoint, Security, WifiNetwork
-from policies.settings import KnownNetwork, Settings, WifiAction, known_from_json, known_to_json, parse_settings
+from policies.known_network import KnownNetwork
+from policies.settings import Settings, parse_settings
+from policies.settings_known import known_from_json, known_to_json
+from policies.settings_tables import WifiAction
 from policies.states import Phase
 from tests.daemon.fake_host import CAFE
 from tests.daemon.test_loop import Running

@@ -12,7 +12,8 @@ from policies.decide import Decision, Intent, decide
 from policies.facts import Facts, Internet, ProfileFacts, Reach, Tunnel
 from policies.firewall import TUNNEL_IFNAME
 from policies.profiles import facts as profile_facts
-from policies.settings import Settings, WifiAction
+from policies.settings import Settings
+from policies.settings_tables import WifiAction
 from policies.states import (
     SENTENCES,
     Cause,

@@ -32,7 +32,9 @@ from policies.facts import (
     WifiNetwork,
 )
 from policies.firewall import MARK, NEVER_MARK, ONLY_MARK, TUNNEL_IFNAME, FirewallPolicy, firewall
-from policies.settings import KnownNetwork, Settings, Split, Wifi, WifiAction
+from policies.known_network import KnownNetwork
+from policies.settings import Settings
+from policies.settings_tables import Split, Wifi, WifiAction
 from policies.states import (
     Action,
     Cause,

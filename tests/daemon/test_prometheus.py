@@ -19,7 +19,7 @@ from daemon.usage_store import UsageStore
 from policies.classify import ssid_text
 from policies.counting import Counts, Owner, Way
 from policies.quota import quota
-from policies.settings import Allowance
+from policies.settings_tables import Allowance
 from policies.states import Phase
 from tests.daemon.fake_host import FakeCounters
 from tests.daemon.test_accounting import NOON

@@ -19,7 +19,8 @@ from ipc.feed import TooSlowError
 from ipc.interface import Prompt
 from policies.decide import Intent, Rule
 from policies.facts import Security
-from policies.settings import Wifi, parse_settings
+from policies.settings import parse_settings
+from policies.settings_tables import Wifi
 from policies.states import Phase, Target
 from tests.daemon.fake_host import CABLE, CAFE, WLAN, FakeHost
 from tests.daemon.test_loop import Running, impatient, running

@@ -18,8 +18,9 @@ from daemon import files
 from daemon.store import Store, StoreError
 from policies.decide import Intent, Manual
 from policies.facts import Security
+from policies.known_network import KnownNetwork
 from policies.profiles import to_json
-from policies.settings import KnownNetwork, WifiAction
+from policies.settings_tables import WifiAction
 from policies.states import Target
 from tests.daemon.profiles_for_tests import OFFICE
 

@@ -10,7 +10,8 @@ import pytest
 from daemon import store as module
 from daemon.store import Store
 from policies.decide import Intent, Manual
-from policies.settings import KnownNetwork, WifiAction
+from policies.known_network import KnownNetwork
+from policies.settings_tables import WifiAction
 from policies.states import Target
 
 SNAPSHOTS = Path(__file__).parent.parent / "golden/store"

@@ -21,7 +21,7 @@ from ipc.describe import Type, methods, properties, struct_class, structs
 from ipc.errors import Error, error_of
 from policies.facts import LinkKind, Security
 from policies.own_settings import KEYS, SWITCHES, text_of, value_of
-from policies.settings import WifiAction
+from policies.settings_tables import WifiAction
 from policies.states import Phase
 
 

@@ -18,7 +18,7 @@ from daemon.traffic import TOLD_S, TrafficTeller
 from ipc.errors import Error, ServiceError
 from ipc.interface import Traffic
 from ipc.values import plain
-from policies.settings import Allowance
+from policies.settings_tables import Allowance
 from tests.daemon.test_accounting import TUNNEL
 from tests.daemon.test_allowance import Bench
 from tests.ipc import test_dbus

@@ -9,7 +9,9 @@ import pytest
 
 from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
 from policies.facts import Facts, Link, LinkKind, ProfileFacts, Security, WifiNetwork
-from policies.settings import KnownNetwork, LinkRule, Protection, Settings, Wifi, WifiAction
+from policies.known_network import KnownNetwork
+from policies.settings import Settings
+from policies.settings_tables import LinkRule, Protection, Wifi, WifiAction
 from policies.states import Target
 
 WLAN = Link(2, "wlan0", LinkKind.WIFI, up=True, carrier=True)

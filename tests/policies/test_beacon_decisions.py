@@ -11,7 +11,9 @@ import pytest
 from policies.decide import Decision, Intent, Rule, decide, intent_after
 from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Security, Tunnel, WifiNetwork
 from policies.firewall import MARK, TUNNEL_IFNAME, firewall
-from policies.settings import KnownNetwork, LinkRule, Settings, Wifi, WifiAction
+from policies.known_network import KnownNetwork
+from policies.settings import Settings
+from policies.settings_tables import LinkRule, Wifi, WifiAction
 from policies.states import Cause, Phase, State, Target
 from tests.policies.evaluator import Hook, Packet, passes
 

@@ -10,14 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from policies.facts import Endpoint
-from policies.settings import (
-    KnownNetwork,
-    SettingsError,
-    endpoint_text,
-    known_from_json,
-    known_to_json,
-    parse_settings,
-)
+from policies.known_network import KnownNetwork
+from policies.settings import parse_settings
+from policies.settings_errors import SettingsError
+from policies.settings_known import known_from_json, known_to_json
+from policies.settings_values import endpoint_text
 
 DIGEST = bytes(range(32))
 PLAIN, COLONS = DIGEST.hex(), DIGEST.hex(":").upper()

@@ -12,7 +12,9 @@ from policies.classify import LEARNED, SENTENCES, Classification, Reason, Verdic
 from policies.common_ssids import COMMON, is_common, plain
 from policies.facts import Endpoint, Evidence, Security, WifiNetwork
 from policies.known import matches
-from policies.settings import Criteria, KnownNetwork, Settings, Wifi, WifiAction, has_accounts, proves_identity
+from policies.known_network import KnownNetwork, has_accounts, proves_identity
+from policies.settings import Settings
+from policies.settings_tables import Criteria, Wifi, WifiAction
 
 AP, OTHER_AP = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 ROUTER = bytes.fromhex("0200000000f1")

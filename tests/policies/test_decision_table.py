@@ -10,7 +10,9 @@ import pytest
 from policies.classify import Verdict, classify
 from policies.elements import PRIVACY, parse
 from policies.facts import Security, WifiNetwork
-from policies.settings import Criteria, KnownNetwork, Settings, Wifi, WifiAction, proves_identity
+from policies.known_network import KnownNetwork, proves_identity
+from policies.settings import Settings
+from policies.settings_tables import Criteria, Wifi, WifiAction
 from tests.policies.test_elements import (
     CCMP,
     EAP,

@@ -11,7 +11,9 @@ from policies.facts import Facts, Link, LinkKind, ProfileFacts, Security, Tunnel
 from policies.firewall import firewall, with_resolvers
 from policies.own_settings import KEYS, text_of, value_of
 from policies.resolvers import Manager
-from policies.settings import SettingsError, known_from_json, known_to_json, parse_settings
+from policies.settings import parse_settings
+from policies.settings_errors import SettingsError
+from policies.settings_known import known_from_json, known_to_json
 from policies.states import Phase, State
 
 OWN, THERE, THEIRS = ip_address("192.0.2.53"), ip_address("2001:db8::53"), ip_address("198.51.100.1")

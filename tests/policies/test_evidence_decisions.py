@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 from policies.classify import Verdict
 from policies.decide import Decision, Intent, Manual, Rule, decide, intent_after
 from policies.facts import Endpoint, Evidence, Facts, Link, LinkKind, ProfileFacts, Security, WifiNetwork
-from policies.settings import (
-    KnownNetwork,
-    LinkRule,
-    Protection,
-    Settings,
-    SettingsError,
-    Wifi,
-    WifiAction,
-    parse_settings,
-)
+from policies.known_network import KnownNetwork
+from policies.settings import Settings, parse_settings
+from policies.settings_errors import SettingsError
+from policies.settings_tables import LinkRule, Protection, Wifi, WifiAction
 from policies.states import Target
 
 SERVER = Endpoint(ip_address("198.51.100.7"), 51820)

@@ -20,7 +20,8 @@ from policies.facts import (
     WifiNetwork,
 )
 from policies.firewall import firewall
-from policies.settings import Settings, Wifi, WifiAction
+from policies.settings import Settings
+from policies.settings_tables import Wifi, WifiAction
 from policies.states import Cause, Phase, State, Target
 
 GATEWAY = ip_address("192.0.2.1")

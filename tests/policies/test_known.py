@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from policies.facts import Security
 from policies.known import Names, matches, names
-from policies.settings import KnownNetwork, SettingsError, WifiAction, known_from_json, known_to_json, parse_settings
+from policies.known_network import KnownNetwork
+from policies.settings import parse_settings
+from policies.settings_errors import SettingsError
+from policies.settings_known import known_from_json, known_to_json
+from policies.settings_tables import WifiAction
 
 LETTERS = st.sampled_from(b"ab*?")
 NAMES = st.lists(st.sampled_from(b"ab"), min_size=1, max_size=8).map(bytes)

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.own_settings import KEYS, SWITCHES, from_json, from_toml, in_force, text_of, to_json, together, value_of
-from policies.settings import Duration, Fixed, Settings, SettingsError, Size, parse_files, parse_settings
+from policies.settings import Fixed, Settings, parse_files, parse_settings
+from policies.settings_errors import SettingsError
 from policies.settings_schema import schema
+from policies.settings_values import Duration, Size
 from policies.settings_words import SENTENCES
 
 NOTHING = Fixed({}, {})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.quota import Level, at_limit, quota, span
-from policies.settings import Allowance, AtLimit, Period
+from policies.settings_tables import Allowance, AtLimit, Period
 
 UTC = ZoneInfo("UTC")
 # Ordinary; clocks change at midnight itself; half an hour; a whole day left out (2011-12-30); both at once.

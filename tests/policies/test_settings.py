@@ -12,32 +12,28 @@ from pydantic import ValidationError
 
 from policies import settings as module
 from policies.facts import Endpoint, LinkKind, Security
+from policies.known_network import KnownNetwork, proves_identity
 from policies.resolvers import Manager
-from policies.settings import (
-    MAX_BYTES,
-    MAX_PROBLEMS,
+from policies.settings import Settings, parse_settings
+from policies.settings_errors import Problem, SettingsError
+from policies.settings_known import known_from_json, known_to_json
+from policies.settings_layout import FILE, HOMES, KNOWN, MAX_PROBLEMS
+from policies.settings_tables import (
     Allowance,
     AtLimit,
     Criteria,
     Dns,
-    KnownNetwork,
     LinkRule,
     Period,
     Portal,
-    Problem,
     Protection,
-    Settings,
-    SettingsError,
     Split,
     Traffic,
     Tunnel,
     Wifi,
     WifiAction,
-    known_from_json,
-    known_to_json,
-    parse_settings,
-    proves_identity,
 )
+from policies.settings_toml import MAX_BYTES
 from policies.split import SplitNames
 
 FULL = """\
@@ -554,7 +550,7 @@ def test_the_error_as_text_has_one_line_each() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings("x = 1\nwired.action = 'no'", "/etc/t.toml")
     assert str(caught.value).splitlines() == [
-        f"/etc/t.toml:1: x: unknown key; allowed: {', '.join(module._FILE)}",
+        f"/etc/t.toml:1: x: unknown key; allowed: {', '.join(FILE)}",
         "/etc/t.toml:2: wired.action: 'no' is not one of the choices; allowed: auto_connect, prompt, ignore",
     ]
 
@@ -704,7 +700,7 @@ def test_the_table_covers_every_key() -> None:
         "links",
         "known",
     }
-    assert {key for _, key in KEYS} == set(module._HOMES) - tables
+    assert {key for _, key in KEYS} == set(HOMES) - tables
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
@@ -799,9 +795,7 @@ def test_a_damaged_store_is_refused(text: str, key: str, problem: str) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*module._KNOWN, "x"]), inner, max_size=5)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KNOWN, "x"]), inner, max_size=5),
     max_leaves=10,
 )
 

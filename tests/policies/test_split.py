@@ -11,7 +11,8 @@ import pytest
 from policies.decide import Intent, decide
 from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Tunnel
 from policies.firewall import FirewallPolicy, excluded, firewall
-from policies.settings import Settings, WifiAction, parse_settings
+from policies.settings import Settings, parse_settings
+from policies.settings_tables import WifiAction
 from policies.split import Group, Program, apart, from_json, is_path, to_json
 from policies.states import Cause, Phase, State, Target
 from tests.policies.evaluator import Hook, Packet, passes

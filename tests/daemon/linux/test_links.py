@@ -23,7 +23,7 @@ from daemon.linux.links import IFF_LOOPBACK, Device, LinuxLinks, hardware_kind, 
 from lab.hosts import Host
 from policies.facts import Link, LinkKind
 from policies.firewall import TUNNEL_IFNAME
-from policies.settings import LinkRule
+from policies.settings_tables import LinkRule
 
 T = TypeVar("T")
 
