@@ -17,9 +17,9 @@ from bench.common import report, resident_mib, title
 from lab.first_byte import first_byte
 from lab.subject import PROFILE, Subject
 from lab.topology import Laboratory
-from policies.profiles import parse_wireguard
 from policies.profiles import to_json as profile_to_json
 from policies.server_lists import parse_servers, to_json
+from policies.wireguard_reader import parse_wireguard
 
 PROFILES, SERVERS = 500, 200
 GOAL_MIB = 60

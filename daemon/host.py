@@ -12,11 +12,12 @@ from policies.firewall import MARK, FirewallPolicy
 from policies.hostile import Finding
 from policies.mtu import Result
 from policies.portals import Probe
-from policies.profiles import Profile, WireGuardPeer, WireGuardProfile
+from policies.profiles import Profile
 from policies.resolvers import Manager
 from policies.settings_tables import LinkRule
 from policies.split import Group, Network, Program
 from policies.states import Cause
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 
 class HostError(Exception):

@@ -10,7 +10,7 @@ from daemon.store import StoreError
 from ipc import interface
 from ipc.errors import Error, ServiceError
 from policies.decide import Manual, server_here
-from policies.profiles import ProfileError
+from policies.profiles_errors import ProfileError
 from policies.server_lists import parse_servers
 from policies.servers import CHOICES, How, Measured, Server, ServerList, is_country, meant, parse_choice, why_no_list
 from policies.states import Changed, Event, Reconnect, Target

@@ -19,7 +19,7 @@ from daemon.host import HostError, ServerProbe
 from daemon.store import Store, StoreError
 from policies.decide import Decision
 from policies.facts import Endpoint, Facts, Picked
-from policies.profiles import Profile, WireGuardProfile, only
+from policies.profiles import Profile, only
 from policies.servers import (
     How,
     Measured,
@@ -36,6 +36,7 @@ from policies.servers import (
 )
 from policies.settings import Settings
 from policies.states import Changed, Event, Phase
+from policies.wireguard import WireGuardProfile
 
 log = structlog.get_logger()
 

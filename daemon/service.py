@@ -37,8 +37,9 @@ from policies.decide import Answer, Manual, Rule
 from policies.facts import Address, Security, WifiNetwork
 from policies.known import stands_for
 from policies.known_network import KnownNetwork
-from policies.profiles import Profile, ProfileError, parse, unresolved, with_addresses, with_login
+from policies.profiles import Profile, parse, unresolved, with_addresses, with_login
 from policies.profiles import facts as profile_facts
+from policies.profiles_errors import ProfileError
 from policies.settings import parse_settings
 from policies.settings_errors import Problem, SettingsError
 from policies.settings_known import known_from_json, known_to_json

@@ -23,7 +23,8 @@ from policies.decide import Answer, Intent, Manual, Rule
 from policies.known_network import KnownNetwork
 from policies.own_settings import from_json as own_from_json
 from policies.own_settings import to_json as own_to_json
-from policies.profiles import Profile, ProfileError, from_json, to_json
+from policies.profiles import Profile, from_json, to_json
+from policies.profiles_errors import ProfileError
 from policies.server_lists import from_json as servers_from_json
 from policies.server_lists import to_json as servers_to_json
 from policies.servers import ServerList, parse_choice

@@ -16,8 +16,10 @@ from typing import Any, ClassVar, Literal, NoReturn
 from policies.external_links import LINK_NAME
 from policies.facts import Address, Endpoint, External, ProfileFacts
 from policies.firewall import LOGIN_MARK, MARK, NEVER_MARK, ONLY_MARK, PROBE_IFNAME, TUNNEL_IFNAME
+from policies.profiles_errors import Notice, ProfileError
+from policies.profiles_values import check_name
 from policies.toml_lines import key_lines, line_of
-from policies.wireguard_conf import MAX_BYTES, Notice, ProfileError
+from policies.wireguard_conf import MAX_BYTES
 
 # What the kernel calls them (IFLA_INFO_KIND; `tap` is a tun that carries Ethernet). Never hardware, a bridge or a VLAN:
 # those are ways out, whatever a profile says.
@@ -51,8 +53,6 @@ class ExternalProfile:
     resolvers: tuple[Address, ...] = ()
 
     def __post_init__(self) -> None:
-        from policies.profiles import check_name
-
         check_name(self.name)
         for key, (problem, remedy) in _problems(self):
             raise ProfileError(0, key, problem, remedy)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from policies.facts import Address, Endpoint, Security
-from policies.profiles import is_profile_name
+from policies.profiles_values import is_profile_name
 from policies.servers import CHOICES, is_choice
 from policies.settings_tables import Table, WifiAction
 

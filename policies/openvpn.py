@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from typing import Any, ClassVar, Literal
 
 from policies.facts import Address, Endpoint, ProfileFacts
-from policies.profiles import check_name, is_host, is_within, plain_address
-from policies.wireguard_conf import ProfileError
+from policies.profiles_errors import ProfileError
+from policies.profiles_values import check_name, is_host, is_within, plain_address
 
 DEFAULT_PORT = 1194
 MOST_REMOTES = 256

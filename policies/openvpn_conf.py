@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from policies.openvpn_directives import BLOCKS, DIRECTIVES, Fate
-from policies.wireguard_conf import Notice, ProfileError, nearest
+from policies.profiles_errors import Notice, ProfileError
+from policies.wireguard_conf import nearest
 
 MAX_BYTES = 1 << 20
 LONGEST_LINE = 255  # characters that openvpn reads of one line (OPTION_LINE_SIZE); it would take the rest for another

@@ -27,8 +27,8 @@ from policies.openvpn import (
     is_der,
 )
 from policies.openvpn_conf import Directive, lines_of, read
-from policies.profiles import is_host, is_usable, number, plain_address
-from policies.wireguard_conf import Notice, ProfileError
+from policies.profiles_errors import Notice, ProfileError
+from policies.profiles_values import is_host, is_usable, number, plain_address
 
 _PROTO = {
     "udp": ("udp", 0), "udp4": ("udp", 4), "udp6": ("udp", 6),

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from policies.facts import Endpoint
-from policies.profiles import Profile, WireGuardProfile
+from policies.profiles import Profile
+from policies.wireguard import WireGuardProfile
 
 if TYPE_CHECKING:
     from policies.external import ExternalProfile

@@ -15,7 +15,8 @@ from ipaddress import ip_interface
 from typing import Any
 
 from policies.facts import Address, Endpoint, Interface
-from policies.profiles import ProfileError, is_host, is_usable, plain_address
+from policies.profiles_errors import ProfileError
+from policies.profiles_values import is_host, is_usable, plain_address
 from policies.servers import MOST_ADDRESSES, MOST_ENDPOINTS, MOST_TAGS, TAG, Server, ServerList
 from policies.settings_values import endpoint_text
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from policies.facts import Address, Endpoint, Interface
-from policies.profiles import ProfileError, WireGuardPeer, WireGuardProfile, is_profile_name
+from policies.profiles_errors import ProfileError
+from policies.profiles_values import is_profile_name
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 MOST_ENDPOINTS, MOST_ADDRESSES, MOST_TAGS = 4, 4, 8  # of one server
 MOST_TRIED = 8  # servers that are tried in turn

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from policies import portals
 from policies.facts import Address, Endpoint
 from policies.known_network import beacon_problem, bssid_problem, ssid_problem
-from policies.profiles import is_profile_name
+from policies.profiles_values import is_profile_name
 from policies.servers import CHOICES, is_choice
 from policies.settings_errors import Wrong, quoted
 from policies.settings_tables import RULE_ACTIONS, WifiAction

@@ -1,7 +1,8 @@
 """The text of a WireGuard configuration (wg(8), wg-quick(8)) -> sections of allowed directives with readable values.
 
 What is not on the lists below is refused: a configuration comes from strangers, and wg-quick would run its scripts as
-root. `profiles.py` gives the values their meaning. Errors never carry a value: it could be a key in the wrong place.
+root. `wireguard_reader.py` gives the values their meaning. Errors never carry a value: it could be a key in the wrong
+place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from policies.profiles_errors import ProfileError
 
 MAX_BYTES = 1 << 20
 
@@ -30,26 +33,6 @@ SCRIPTS = ("PreUp", "PostUp", "PreDown", "PostDown")
 _KNOWN = {name.lower(): name for names in (*ALLOWED.values(), SCRIPTS) for name in names}
 _HOME = {name: section for section, names in ALLOWED.items() for name in names}
 _TITLE = {"interface": "[Interface]", "peer": "[Peer]"}
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A directive that was ignored or changed, or a consequence worth knowing, and why. Line 0 is the whole file."""
-
-    line: int
-    directive: str
-    reason: str
-
-
-class ProfileError(ValueError):
-    """A text that cannot become a profile: `line` (1-based, 0 for the whole), `directive`, `problem`, `remedy`.
-
-    Never carries a value, so never a key.
-    """
-
-    def __init__(self, line: int, directive: str, problem: str, remedy: str) -> None:
-        super().__init__(f"line {line}: {directive}: {problem}; {remedy}")
-        self.line, self.directive, self.problem, self.remedy = line, directive, problem, remedy
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 
 from policies.facts import Address, Interface
-from policies.profiles import is_usable
+from policies.profiles_values import is_usable
 from policies.states import Cause
 
 MOST_RESOLVERS = 8

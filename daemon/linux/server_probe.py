@@ -21,7 +21,7 @@ from daemon.linux.wireguard_go import WireGuardGo
 from daemon.linux.wireguard_kernel import WireGuardKernel
 from daemon.linux.wireguard_link import has_ipv6
 from policies.firewall import PROBE_IFNAME
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 PID_FILE = Path("/run/tunwarden/wireguard-go-probe.pid")
 ANSWER_S = 1.0  # for the answers of one round

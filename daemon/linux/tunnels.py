@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from daemon.host import Counters, HostError, TunnelError
 from daemon.linux.wireguard import WireGuard
 from policies.facts import Tunnel
-from policies.profiles import Profile, WireGuardProfile
+from policies.profiles import Profile
 from policies.states import Cause
+from policies.wireguard import WireGuardProfile
 
 if TYPE_CHECKING:
     from daemon.linux.openvpn import OpenVPN

@@ -44,8 +44,8 @@ from daemon.linux.wireguard_vigil import (
 )
 from policies.facts import Address, Tunnel
 from policies.firewall import TUNNEL_IFNAME
-from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 
 class WireGuard:

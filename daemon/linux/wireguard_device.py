@@ -8,7 +8,7 @@ from typing import Protocol
 
 from daemon.host import HostError
 from policies.facts import Endpoint
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 
 class Unsupported(HostError):

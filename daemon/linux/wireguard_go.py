@@ -28,7 +28,7 @@ from daemon.host import HostError
 from daemon.linux.wireguard_device import PeerState, Unsupported
 from policies.facts import Endpoint
 from policies.firewall import MARK, TUNNEL_IFNAME
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 PROGRAM = Path("/usr/bin/wireguard-go")
 SOCKETS = Path("/var/run/wireguard")  # where wireguard-go, and `wg show`, look for it

@@ -22,7 +22,7 @@ from daemon.linux.rtnetlink import NLA_F_NESTED, attribute, change, number
 from daemon.linux.wireguard_device import PeerState, Unsupported
 from policies.facts import Endpoint
 from policies.firewall import MARK, TUNNEL_IFNAME
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 # <linux/genetlink.h>, <asm-generic/socket.h>
 NETLINK_GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 16, 16, 3, 1, 2

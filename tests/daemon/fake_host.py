@@ -16,11 +16,11 @@ from policies.facts import Address, Endpoint, Internet, Link, LinkKind, Security
 from policies.firewall import MARK, TUNNEL_IFNAME, FirewallPolicy
 from policies.mtu import Answer, Result
 from policies.portals import Probe
-from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.resolvers import Manager
 from policies.settings_tables import LinkRule
 from policies.split import Group, Network, Program
 from policies.states import Cause
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 GATEWAY = ip_address("192.0.2.1")
 WLAN = Link(2, "wlan0", LinkKind.WIFI, up=True, carrier=True, carrier_changes=1, gateways=(GATEWAY,))

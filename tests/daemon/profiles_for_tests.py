@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.profiles import parse_wireguard
+from policies.wireguard_reader import parse_wireguard
 
 CONFIG = """\
 [Interface]

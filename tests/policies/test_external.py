@@ -17,7 +17,8 @@ from policies.external import facts as facts_of
 from policies.external_links import marked, meant, tunnel, whose
 from policies.facts import Endpoint, External, Facts, Link, LinkKind, Tunnel
 from policies.firewall import LOGIN_MARK, MARK, NEVER_MARK, ONLY_MARK, FirewallPolicy, firewall
-from policies.profiles import ProfileError, from_json, parse, to_json, unresolved, with_addresses, with_login
+from policies.profiles import from_json, parse, to_json, unresolved, with_addresses, with_login
+from policies.profiles_errors import ProfileError
 from policies.profiles_reference import reference
 from policies.profiles_shown import shown
 from policies.settings import Settings

@@ -11,8 +11,11 @@ import re
 import pytest
 
 from ipc.describe import methods
-from policies.profiles import ProfileError, from_json, parse_wireguard, to_conf, to_json
+from policies.profiles import from_json, to_json
+from policies.profiles_errors import ProfileError
+from policies.wireguard import to_conf
 from policies.wireguard_conf import ALLOWED, SCRIPTS
+from policies.wireguard_reader import parse_wireguard
 from tests.policies.test_profiles import GOLDEN, GOLDEN_NAMES, INTERFACE, OTHER, PEER, PRIVATE, PUBLIC, VALID
 
 PLACES = {

@@ -18,21 +18,11 @@ import pytest
 from policies.facts import Endpoint
 from policies.openvpn import OPTIONS, OpenVPNProfile, Remote, render, to_data
 from policies.openvpn_directives import BLOCKS, DIRECTIVES, Fate
-from policies.profiles import (
-    Notice,
-    ProfileError,
-    WireGuardProfile,
-    facts,
-    from_json,
-    only,
-    parse,
-    to_json,
-    unresolved,
-    with_addresses,
-    with_login,
-)
+from policies.profiles import facts, from_json, only, parse, to_json, unresolved, with_addresses, with_login
+from policies.profiles_errors import Notice, ProfileError
 from policies.profiles_reference import reference
 from policies.profiles_shown import shown
+from policies.wireguard import WireGuardProfile
 from tests.policies.openvpn_texts import CORPUS, HEAD, NAMES, TAIL, VALID, block, corpus, with_line
 
 PROGRAM = "/usr/sbin/openvpn"

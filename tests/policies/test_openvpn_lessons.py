@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ipc import interface
 from policies.openvpn import OPTIONS, OpenVPNProfile, Remote, render
 from policies.openvpn_directives import DIRECTIVES
-from policies.profiles import ProfileError, from_json, parse, to_json
+from policies.profiles import from_json, parse, to_json
+from policies.profiles_errors import ProfileError
 from policies.redact import without_secrets
 from tests.policies.openvpn_texts import HEAD, NAMES, TAIL, VALID, block, corpus, with_line
 

@@ -16,20 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.facts import Endpoint
-from policies.profiles import (
-    Notice,
-    ProfileError,
-    WireGuardPeer,
-    WireGuardProfile,
-    facts,
-    from_json,
-    is_profile_name,
-    parse_wireguard,
-    to_conf,
-    to_json,
-    with_addresses,
-)
+from policies.profiles import facts, from_json, to_json, with_addresses
+from policies.profiles_errors import Notice, ProfileError
+from policies.profiles_values import is_profile_name
+from policies.wireguard import WireGuardPeer, WireGuardProfile, to_conf
 from policies.wireguard_conf import ALLOWED, MAX_BYTES, SCRIPTS
+from policies.wireguard_reader import parse_wireguard
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "profiles"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.conf"))

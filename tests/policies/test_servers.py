@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.facts import Endpoint
-from policies.profiles import ProfileError, parse_wireguard
+from policies.profiles_errors import ProfileError
 from policies.server_lists import MOST_SERVERS, from_json, parse_servers, to_json
 from policies.servers import (
     MOST_TRIED,
@@ -31,6 +31,7 @@ from policies.servers import (
     why_no_list,
     with_server,
 )
+from policies.wireguard_reader import parse_wireguard
 
 KEY, SHARED = (base64.b64encode(random.Random(seed).randbytes(32)).decode() for seed in ("key", "shared"))
 CONF = (

@@ -27,8 +27,9 @@ from daemon.linux.wireguard_go import Process
 from policies.facts import Endpoint, Tunnel
 from policies.firewall import MARK, TUNNEL_IFNAME
 from policies.openvpn import OpenVPNProfile
-from policies.profiles import Profile, WireGuardProfile, parse, with_login
+from policies.profiles import Profile, parse, with_login
 from policies.states import Cause
+from policies.wireguard import WireGuardProfile
 from tests.daemon.profiles_for_tests import CONFIG
 from tests.policies.openvpn_texts import corpus
 

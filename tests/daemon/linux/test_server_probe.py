@@ -13,7 +13,7 @@ from daemon.host import HostError, ServerProbe
 from daemon.linux import server_probe
 from daemon.linux.server_probe import ANSWER_S, WireGuardProbe
 from daemon.linux.wireguard_device import PeerState, Unsupported
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 from tests.daemon.linux.test_wireguard import PEER, PROFILE
 
 CLOCK = 1000.0

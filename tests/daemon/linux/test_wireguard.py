@@ -22,8 +22,8 @@ from daemon.linux.wireguard import WireGuard, main_peer
 from daemon.linux.wireguard_device import Unsupported
 from daemon.linux.wireguard_go import WireGuardGo, configuration, parse_peers, parse_reply
 from policies.facts import Endpoint
-from policies.profiles import WireGuardPeer, WireGuardProfile
 from policies.states import Cause
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 PRIVATE, PRESHARED = bytes(range(32)), bytes(range(100, 132))
 PEER = WireGuardPeer(

@@ -22,7 +22,7 @@ from daemon.linux.wireguard_device import PeerState, Unsupported
 from daemon.linux.wireguard_kernel import WireGuardKernel, configuration, parse_peers, request
 from lab.hosts import Host
 from policies.facts import Endpoint
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 NESTED = 0x8000  # NLA_F_NESTED
 PRIVATE, PRESHARED, PUBLIC = bytes(range(32)), bytes(range(100, 132)), bytes(range(50, 82))

@@ -19,7 +19,7 @@ from daemon.host import HostError, TunnelError
 from daemon.linux.wireguard import WireGuard
 from daemon.linux.wireguard_go import WireGuardGo
 from daemon.linux.wireguard_kernel import WireGuardKernel
-from policies.profiles import WireGuardPeer, WireGuardProfile
+from policies.wireguard import WireGuardPeer, WireGuardProfile
 
 
 def profile_of(fields: dict[str, Any]) -> WireGuardProfile:
