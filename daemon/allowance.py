@@ -20,7 +20,7 @@ from ipc import interface
 from ipc.errors import Error, ServiceError
 from policies.classify import Verdict
 from policies.counting import Way
-from policies.decide import Decision, Intent, Manual
+from policies.decision import Decision, Intent, Manual
 from policies.facts import LinkKind
 from policies.quota import Level, QuotaState, at_limit, quota, span
 from policies.settings import Settings

@@ -11,7 +11,7 @@ import structlog
 
 from daemon.host import Beacons, HostError
 from daemon.inbox import Found, Inboxed
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Endpoint, Facts
 from policies.settings import Settings
 from policies.settings_values import endpoint_text

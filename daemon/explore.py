@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Facts
 from policies.settings import Settings
 from policies.states import Phase

@@ -17,7 +17,7 @@ import structlog
 from daemon.host import HostError, LinkWatch, Lookout
 from daemon.inbox import Found, Inboxed
 from policies.classify import Verdict
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Evidence, Facts, Link, LinkKind, WifiNetwork
 from policies.hostile import Finding
 from policies.settings import Settings

@@ -18,7 +18,7 @@ import structlog
 from daemon.host import HostError, LoginTree
 from ipc.errors import Error, ServiceError
 from ipc.interface import LoginState
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Facts, Link, Reach
 from policies.settings import Settings
 from policies.states import Changed, Event, Phase

@@ -52,7 +52,8 @@ from daemon.store import Store, StoreError
 from daemon.usage_store import UsageStore
 from policies.classify import learned
 from policies.counting import Way
-from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import ANYWHERE, Answer, Decision, Intent, Manual, Rule
 from policies.facts import Facts, LinkKind, Tunnel, WifiSource
 from policies.firewall import TUNNEL_IFNAME, at_boot, excluded, firewall, with_resolvers
 from policies.known_network import KnownNetwork

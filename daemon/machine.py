@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.states import (
     Action,
     Cause,

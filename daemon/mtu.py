@@ -15,7 +15,7 @@ from typing import assert_never
 import structlog
 
 from daemon.host import HostError, PathMtu
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Endpoint, Facts, Tunnel
 from policies.firewall import TUNNEL_IFNAME, with_resolvers
 from policies.mtu import Answer, fitting, path, sizes, top

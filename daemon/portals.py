@@ -17,7 +17,7 @@ import structlog
 
 from daemon.host import Announced, HostError, Portals
 from daemon.inbox import Found, Inboxed
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Facts, Internet, Link, Reach
 from policies.portals import probe
 from policies.settings import Settings

@@ -21,7 +21,7 @@ from ipc.errors import Error, ServiceError
 from ipc.feed import BACKLOG, TooSlowError
 from ipc.interface import ANSWERS, Prompt
 from policies.classify import Verdict
-from policies.decide import Answer, Decision, Judgement, Rule
+from policies.decision import Answer, Decision, Judgement, Rule
 from policies.facts import Facts
 from policies.firewall import FirewallPolicy
 from policies.known_network import KnownNetwork

@@ -9,7 +9,8 @@ from daemon.loop import Loop
 from daemon.store import StoreError
 from ipc import interface
 from ipc.errors import Error, ServiceError
-from policies.decide import Manual, server_here
+from policies.decide import server_here
+from policies.decision import Manual
 from policies.profiles_errors import ProfileError
 from policies.server_lists import parse_servers
 from policies.servers import CHOICES, How, Measured, Server, ServerList, is_country, meant, parse_choice, why_no_list

@@ -17,7 +17,7 @@ import structlog
 
 from daemon.host import HostError, ServerProbe
 from daemon.store import Store, StoreError
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Endpoint, Facts, Picked
 from policies.profiles import Profile, only
 from policies.servers import (

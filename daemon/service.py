@@ -33,7 +33,7 @@ from ipc.access import Caller
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
 from policies.classify import ssid_text
-from policies.decide import Answer, Manual, Rule
+from policies.decision import Answer, Manual, Rule
 from policies.facts import Address, Security, WifiNetwork
 from policies.known import stands_for
 from policies.known_network import KnownNetwork

@@ -16,7 +16,7 @@ from daemon.settings_file import FILE, Loaded
 from daemon.store import StoreError
 from ipc.errors import Error, ServiceError
 from ipc.interface import Setting
-from policies.decide import Intent
+from policies.decision import Intent
 from policies.own_settings import KEYS, SWITCHES, from_toml, in_force, text_of, value_of
 from policies.settings import Settings
 from policies.settings_errors import SettingsError

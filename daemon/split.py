@@ -21,7 +21,7 @@ from daemon.store import Store, StoreError
 from ipc.access import Caller
 from ipc.errors import Error, ServiceError
 from ipc.interface import SplitEntry
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Facts
 from policies.firewall import FirewallPolicy
 from policies.settings import Settings

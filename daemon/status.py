@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipc.interface import Network, Reason, Status
 from policies.classify import SENTENCES as REASONS
 from policies.classify import ssid_text
-from policies.decide import Decision, Judgement
+from policies.decision import Decision, Judgement
 from policies.facts import Endpoint, Facts
 from policies.firewall import FirewallPolicy
 from policies.states import SENTENCES, Phase, State

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import files
-from policies.decide import Answer, Intent, Manual, Rule
+from policies.decision import Answer, Intent, Manual, Rule
 from policies.known_network import KnownNetwork
 from policies.own_settings import from_json as own_from_json
 from policies.own_settings import to_json as own_to_json

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypedDict, assert_never
 
-from policies.decide import Decision
+from policies.decision import Decision
 from policies.facts import Address, Endpoint, External, ProfileFacts, Tunnel
 from policies.split import apart
 from policies.states import Cause, Phase, State, Target

@@ -24,7 +24,7 @@ from policies.settings_words import SENTENCES
 
 VERSION = 1  # of the JSON in the store
 LONGEST = 4096  # bytes of a value
-# The users' choice of these is part of what they want of the daemon (`policies.decide.Intent`), and kept there.
+# The users' choice of these is part of what they want of the daemon (`policies.decision.Intent`), and kept there.
 SWITCHES = ("protection.kill_switch", "protection.lockdown")
 # Whole tables have commands, and rules, of their own; a path for root to write to is the administrator's alone (E7).
 _NOT_OWN = ("version", "links", "known", "traffic.prometheus")

@@ -17,7 +17,8 @@ from daemon.allowance import Allowances, size
 from daemon.usage_store import UsageStore
 from ipc.errors import Error, ServiceError
 from policies.counting import Counts
-from policies.decide import Decision, Intent, decide
+from policies.decide import decide
+from policies.decision import Decision, Intent
 from policies.facts import Facts
 from policies.known_network import KnownNetwork
 from policies.settings import Settings, parse_settings

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from daemon.service import DaemonService
-from policies.decide import Intent, Manual, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import Intent, Manual
 from policies.facts import Facts
 from policies.settings import parse_settings
 from policies.states import Phase, Target

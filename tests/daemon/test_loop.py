@@ -17,7 +17,7 @@ from daemon.host import HostError, QuotaSpent, Touch
 from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
 from daemon.loop import NOTICE_S, Loop
 from daemon.store import Store, StoreError
-from policies.decide import Intent
+from policies.decision import Intent
 from policies.facts import Link, LinkKind
 from policies.firewall import TUNNEL_IFNAME
 from policies.settings import Settings, parse_settings

@@ -8,7 +8,8 @@ from itertools import product
 import pytest
 
 from daemon.machine import LIVE, START, TEMPORARY, goal, step
-from policies.decide import Decision, Intent, decide
+from policies.decide import decide
+from policies.decision import Decision, Intent
 from policies.facts import Facts, Internet, ProfileFacts, Reach, Tunnel
 from policies.firewall import TUNNEL_IFNAME
 from policies.profiles import facts as profile_facts

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from daemon.machine import START, step
 from policies.classify import Verdict, classify
-from policies.decide import Answer, Decision, Intent, Judgement, Manual, Rule, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import Answer, Decision, Intent, Judgement, Manual, Rule
 from policies.facts import (
     Endpoint,
     Facts,

@@ -15,7 +15,8 @@ from daemon import portals
 from daemon.host import Announced, HostError
 from daemon.inbox import Found, Inboxed
 from daemon.portals import PortalExplorer
-from policies.decide import Intent, decide
+from policies.decide import decide
+from policies.decision import Intent
 from policies.facts import Facts, Internet, Link, Reach
 from policies.portals import Probe
 from policies.profiles import facts as profile_facts

@@ -24,7 +24,8 @@ from daemon.linux.resolver_file import HEADER, ResolvConf
 from daemon.linux.resolver_file import render as resolvers
 from daemon.linux.sysctls import Sysctls
 from daemon.store import Store
-from policies.decide import Intent, decide
+from policies.decide import decide
+from policies.decision import Intent
 from policies.facts import Facts, Tunnel
 from policies.firewall import TUNNEL_IFNAME
 from policies.profiles import to_json

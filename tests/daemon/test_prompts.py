@@ -17,7 +17,7 @@ from ipc.access import Caller, Transport
 from ipc.errors import Error
 from ipc.feed import TooSlowError
 from ipc.interface import Prompt
-from policies.decide import Intent, Rule
+from policies.decision import Intent, Rule
 from policies.facts import Security
 from policies.settings import parse_settings
 from policies.settings_tables import Wifi

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from policies.decide import Manual
+from policies.decision import Manual
 from policies.facts import Endpoint, Picked, ProfileFacts, Reach, Tunnel
 from policies.firewall import MARK, TUNNEL_IFNAME
 from policies.states import Cause, Changed, Phase, Target, TunnelUp

@@ -12,7 +12,8 @@ import pytest
 from daemon.host import HostError
 from daemon.service import DaemonService
 from daemon.status import status
-from policies.decide import Intent, decide
+from policies.decide import decide
+from policies.decision import Intent
 from policies.facts import Facts, Tunnel
 from policies.firewall import TUNNEL_IFNAME, FirewallPolicy
 from policies.settings import Settings

@@ -16,7 +16,7 @@ import pytest
 
 from daemon import files
 from daemon.store import Store, StoreError
-from policies.decide import Intent, Manual
+from policies.decision import Intent, Manual
 from policies.facts import Security
 from policies.known_network import KnownNetwork
 from policies.profiles import to_json
@@ -246,7 +246,8 @@ def test_a_clock_that_stands_still_or_jumps_overwrites_no_copy(folder: Path, now
 def test_a_crash_at_any_moment_of_a_write_keeps_the_old_or_the_new(folder: Path) -> None:
     """What the WAL holds after a SIGKILL counts; and what was confirmed survives the loss of the WAL."""
     code = (
-        "import os, sys; from pathlib import Path; from daemon.store import Store; from policies.decide import Intent\n"
+        "import os, sys; from pathlib import Path; from daemon.store import Store\n"
+        "from policies.decision import Intent\n"
         "store = Store(Path(sys.argv[1]), lambda: 1.0); store.save_intent(Intent(profile='confirmed')); os._exit(1)"
     )
     for lose_wal in (False, True):

@@ -9,7 +9,7 @@ import pytest
 
 from daemon import store as module
 from daemon.store import Store
-from policies.decide import Intent, Manual
+from policies.decision import Intent, Manual
 from policies.known_network import KnownNetwork
 from policies.settings_tables import WifiAction
 from policies.states import Target

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from policies.decide import ANYWHERE, Answer, Decision, Intent, Manual, Rule, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import ANYWHERE, Answer, Decision, Intent, Manual, Rule
 from policies.facts import Facts, Link, LinkKind, ProfileFacts, Security, WifiNetwork
 from policies.known_network import KnownNetwork
 from policies.settings import Settings

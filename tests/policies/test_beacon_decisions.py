@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from policies.decide import Decision, Intent, Rule, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import Decision, Intent, Rule
 from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Security, Tunnel, WifiNetwork
 from policies.firewall import MARK, TUNNEL_IFNAME, firewall
 from policies.known_network import KnownNetwork

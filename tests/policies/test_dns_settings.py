@@ -6,7 +6,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from policies.decide import Intent, decide
+from policies.decide import decide
+from policies.decision import Intent
 from policies.facts import Facts, Link, LinkKind, ProfileFacts, Security, Tunnel, WifiNetwork
 from policies.firewall import firewall, with_resolvers
 from policies.own_settings import KEYS, text_of, value_of

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.classify import Verdict
-from policies.decide import Decision, Intent, Manual, Rule, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import Decision, Intent, Manual, Rule
 from policies.facts import Endpoint, Evidence, Facts, Link, LinkKind, ProfileFacts, Security, WifiNetwork
 from policies.known_network import KnownNetwork
 from policies.settings import Settings, parse_settings

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.machine import START, step
-from policies.decide import Decision, Intent, Manual, decide
+from policies.decide import decide
+from policies.decision import Decision, Intent, Manual
 from policies.external import KEYS, KINDS, ExternalProfile, looks_like_external
 from policies.external import facts as facts_of
 from policies.external_links import marked, meant, tunnel, whose

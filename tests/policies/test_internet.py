@@ -7,7 +7,8 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from policies.decide import Answer, Decision, Intent, Rule, decide, intent_after
+from policies.decide import decide, intent_after
+from policies.decision import Answer, Decision, Intent, Rule
 from policies.facts import (
     Endpoint,
     Facts,

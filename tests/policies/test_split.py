@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from policies.decide import Intent, decide
+from policies.decide import decide
+from policies.decision import Intent
 from policies.facts import Endpoint, Facts, Link, LinkKind, ProfileFacts, Tunnel
 from policies.firewall import FirewallPolicy, excluded, firewall
 from policies.settings import Settings, parse_settings

@@ -8,7 +8,8 @@ import pytest
 
 from daemon.linux.links import Device, kinds
 from daemon.linux.nft_render import render
-from policies.decide import Intent, decide
+from policies.decide import decide
+from policies.decision import Intent
 from policies.facts import Facts, Link, LinkKind
 from policies.firewall import firewall
 from policies.settings import Settings
