@@ -64,7 +64,7 @@ def when(done: Callable[[], bool], timeout: float = TIME_LIMIT) -> float:
 def inside() -> None:
     from daemon.linux import nl80211, rtnetlink
     from daemon.linux.libnftables import LibNft
-    from daemon.linux.nft import render
+    from daemon.linux.nft_render import render
     from lab.radio.laboratory import RadioLaboratory, RadioSubject
     from lab.radio.managers import Supplicant
     from lab.radio.networks import ACCESS_POINTS

@@ -21,7 +21,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_net
 from pathlib import Path
 
 from bench.common import report, title
-from daemon.linux.nft import NftFirewall, render
+from daemon.linux.nft import NftFirewall
+from daemon.linux.nft_render import render
 from daemon.linux.routes import LinuxRoutes
 from lab.hosts import Host
 from policies.facts import Endpoint, Tunnel

@@ -9,19 +9,19 @@ import sys
 from collections.abc import Iterator
 
 from daemon import __main__ as daemon
-from daemon.linux import nft_render, routes
+from daemon.linux import nft_rules, routes
 from lab import one_layer
 from policies.firewall import MARK, FirewallPolicy
 
 
 def main() -> None:
-    output = nft_render._output
+    output = nft_rules._output
 
     def other_output(policy: FirewallPolicy) -> Iterator[str]:
         yield 'oifname "lo" counter'
         yield from output(policy)
 
-    nft_render._output = other_output
+    nft_rules._output = other_output
     routes.OURS = routes.Rule(routes.PRIORITY + 1, MARK, 0xFFFFFFFF, routes.INVERT)
     one_layer.main() if len(sys.argv) > 1 else daemon.main()
 

@@ -9,20 +9,9 @@ from daemon.linux import libnftables, nft_readback
 from daemon.linux.libnftables import Nft, NftError
 from daemon.linux.nft_counters import Counters
 from daemon.linux.nft_readback import Table
-from daemon.linux.nft_render import (
-    ALLOWANCE,
-    REMOVE,
-    TABLE,
-    TOLD,
-    Ruleset,
-    render,
-    replace_cleared,
-    ruleset,
-    with_allowance,
-)
+from daemon.linux.nft_render import REMOVE, TABLE, TOLD, Ruleset, replace_cleared, ruleset, with_allowance
+from daemon.linux.nft_rules import ALLOWANCE
 from policies.firewall import FirewallPolicy
-
-__all__ = ["NftFirewall", "render"]
 
 LISTING = f"list table {TABLE}"
 EXACT = 1 << 14  # bytes: what an allowance may be off before it is set anew, where more than its fourfold is left

@@ -14,7 +14,8 @@ from typing import TypeVar
 import pytest
 
 from daemon.linux.links import Device, LinuxLinks, tunnel_kind
-from daemon.linux.nft import NftFirewall, render
+from daemon.linux.nft import NftFirewall
+from daemon.linux.nft_render import render
 from daemon.linux.routes import BEHIND, GOTO, LinuxRoutes
 from lab.external import device
 from lab.hosts import Host

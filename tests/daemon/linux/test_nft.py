@@ -15,9 +15,10 @@ import pytest
 
 from daemon.host import HostError
 from daemon.linux.libnftables import LibNft, Nft, NftError, NftProgram, complaint
-from daemon.linux.nft import NftFirewall, render
+from daemon.linux.nft import NftFirewall
 from daemon.linux.nft_readback import read
-from daemon.linux.nft_render import elements
+from daemon.linux.nft_render import render
+from daemon.linux.nft_words import elements
 from lab.hosts import Host
 from policies.facts import Endpoint, Tunnel
 from policies.firewall import FirewallPolicy
