@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import pytest
 
-from daemon.linux.links import Device, LinuxLinks, tunnel_kind
+from daemon.linux.link_kinds import Device, tunnel_kind
+from daemon.linux.links import LinuxLinks
 from daemon.linux.nft import NftFirewall
 from daemon.linux.nft_render import render
 from daemon.linux.routes import BEHIND, GOTO, LinuxRoutes

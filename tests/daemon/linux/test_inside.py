@@ -6,7 +6,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from daemon.linux.links import Device, kinds
+from daemon.linux.link_kinds import Device, kinds
 from daemon.linux.nft_render import render
 from policies.decide import decide
 from policies.decision import Intent
