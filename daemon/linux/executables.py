@@ -19,17 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from daemon.host import HostError
+from daemon.linux import rtnetlink
 
 Identity = tuple[int, int]  # device as in mountinfo (major << 20 | minor), inode
 
 GENERIC, GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 16, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
 TASKSTATS_CMD_GET, TASKSTATS_CMD_ATTR_PID, TASKSTATS_TYPE_STATS, TASKSTATS_TYPE_AGGR_PID = 1, 1, 3, 4
-NLM_F_REQUEST, NLMSG_ERROR, NLA_TYPE = 1, 2, 0x3FFF
 EXE_VERSION, EXE = 12, 384  # of struct taskstats: since when, and where, ac_exe_dev and ac_exe_inode are
 ANSWER_S = 1.0
+NONE = memoryview(b"")
 
-_HEADER, _GENERIC, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBH"), struct.Struct("=HH")
+_GENERIC = struct.Struct("=BBH")
 
 
 def identity(path: str, what: str) -> Identity:
@@ -94,7 +95,7 @@ class Executables:
             return None
         except OSError as err:
             raise HostError(what, f"the kernel does not tell which programs run: {err.strerror}") from err
-        told = _attributes(found.get(TASKSTATS_TYPE_AGGR_PID, b"")).get(TASKSTATS_TYPE_STATS, b"")
+        told = rtnetlink.attributes(found.get(TASKSTATS_TYPE_AGGR_PID, NONE)).get(TASKSTATS_TYPE_STATS, NONE)
         if len(told) < EXE + 16 or struct.unpack_from("=H", told)[0] < EXE_VERSION:
             raise HostError(what, "the kernel does not tell which programs run: that needs Linux 5.18")
         device, inode = struct.unpack_from("=QQ", told, EXE)
@@ -120,28 +121,11 @@ class Executables:
             raise
 
 
-def _ask(sock: socket.socket, family: int, command: int, attribute: int, value: bytes) -> dict[int, bytes]:
+def _ask(sock: socket.socket, family: int, command: int, attribute: int, value: bytes) -> dict[int, memoryview]:
     """Raises OSError."""
-    body = _GENERIC.pack(command, 1, 0) + _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), attribute) + value
-    body += bytes(-len(body) % 4)
-    sock.send(_HEADER.pack(_HEADER.size + len(body), family, NLM_F_REQUEST, 1, 0) + body)
-    data = sock.recv(1 << 16)
-    length, kind, *_ = _HEADER.unpack_from(data)
-    if kind == NLMSG_ERROR:
-        code = -struct.unpack_from("=i", data, _HEADER.size)[0]
-        raise OSError(code, os.strerror(code))
-    return _attributes(data[_HEADER.size + _GENERIC.size : length])
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found, at = {}, 0
-    while at + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & NLA_TYPE] = data[at + _ATTRIBUTE.size : at + length]
-        at += (length + 3) & ~3
-    return found
+    body = _GENERIC.pack(command, 1, 0) + rtnetlink.attribute(attribute, value)
+    _, payload = rtnetlink.ask(sock, family, body)
+    return rtnetlink.attributes(payload[_GENERIC.size :])
 
 
 def _device(encoded: int) -> int:

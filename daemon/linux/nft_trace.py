@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from daemon.linux.tamper import NFNL_SUBSYS_NFTABLES, attributes, messages
+from daemon.linux.rtnetlink import attributes
+from daemon.linux.tamper import NFNL_SUBSYS_NFTABLES, messages
 
 # <linux/netfilter/nf_tables.h>
 NFT_MSG_TRACE = 17
@@ -17,6 +18,7 @@ VERDICT_CODE = 1  # NFTA_VERDICT_CODE
 TYPE_POLICY = 1  # NFT_TRACETYPE_POLICY
 NF_DROP, NF_ACCEPT = 0, 1  # <linux/netfilter.h>; a reject is a drop here
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*, as nft writes them
+NONE = memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +38,19 @@ def steps(data: bytes) -> Iterator[Step]:
         if kind != NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_TRACE or len(payload) < 4:
             continue
         about = attributes(payload[4:])
-        by_policy = about.get(TYPE) == TYPE_POLICY.to_bytes(4, "big")
-        code = about.get(POLICY) if by_policy else attributes(about.get(VERDICT, b"")).get(VERDICT_CODE)
+        by_policy = bytes(about.get(TYPE, b"")) == TYPE_POLICY.to_bytes(4, "big")
+        code = about.get(POLICY) if by_policy else attributes(about.get(VERDICT, NONE)).get(VERDICT_CODE)
         handle = about.get(RULE_HANDLE)
         yield Step(
-            packet=about.get(ID, b""),
-            table=f"{FAMILIES.get(payload[0], 'unknown')} {_text(about.get(TABLE, b''))}",
-            chain=_text(about.get(CHAIN, b"")),
+            packet=bytes(about.get(ID, b"")),
+            table=f"{FAMILIES.get(payload[0], 'unknown')} {_text(about.get(TABLE, NONE))}",
+            chain=_text(about.get(CHAIN, NONE)),
             handle=int.from_bytes(handle, "big") if handle and not by_policy else None,
             verdict=int.from_bytes(code, "big", signed=True) if code is not None and len(code) == 4 else None,
         )
 
 
-def _text(name: bytes) -> str:
+def _text(name: memoryview) -> str:
     """A name that somebody else chose, for people to read."""
-    shown = name.rstrip(b"\0").decode(errors="replace")
+    shown = bytes(name).rstrip(b"\0").decode(errors="replace")
     return "".join(char if char.isprintable() else "?" for char in shown)

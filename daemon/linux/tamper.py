@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from daemon.host import QuotaSpent, Touch
 from daemon.linux import ports
+from daemon.linux.rtnetlink import attributes
 from policies.firewall import MARK
 
 TABLE, FAMILY_INET = b"tunwarden", 1  # NFPROTO_INET
@@ -28,11 +30,9 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE = 24, 25, 32, 33
 RTA_TABLE = 15  # FRA_TABLE has the same number
 RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE = 7, 8, 11, 19
 SO_RCVBUFFORCE, EVENT_QUEUE = 33, 1 << 20  # bytes
-NLA_TYPE = 0x3FFF  # without the flags for nesting and byte order
 UNNAMED = "a process the kernel does not name"
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
-_ATTRIBUTE = struct.Struct("=HH")  # nlattr
 _NFGEN = 4  # bytes of nfgenmsg
 _RTMSG = 12  # bytes of rtmsg and of fib_rule_hdr
 
@@ -40,28 +40,15 @@ Foreign = Callable[[int, int], bool]  # netlink protocol, port
 LOST = Touch("more changes than could be counted", False)
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
     """(type, port that asked, payload) of each netlink message; a message that is cut short ends it."""
-    at = 0
+    view, at = memoryview(data), 0
     while at + _HEADER.size <= len(data):
         length, kind, _, _, port = _HEADER.unpack_from(data, at)
         if length < _HEADER.size or at + length > len(data):
             return
-        yield kind, port, data[at + _HEADER.size : at + length]
+        yield kind, port, view[at + _HEADER.size : at + length]
         at += (length + 3) & ~3
-
-
-def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message, the last of each type; whatever is cut short ends it."""
-    found: dict[int, bytes] = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < _ATTRIBUTE.size or at + length > len(data):
-            break
-        found[kind & NLA_TYPE] = data[at + _ATTRIBUTE.size : at + length]
-        at += (length + 3) & ~3
-    return found
 
 
 class FirewallEvents:
@@ -77,7 +64,7 @@ class FirewallEvents:
                 continue
             about = attributes(payload[_NFGEN:])
             if kind & 0xFF != NFT_MSG_NEWGEN:
-                ours = about.get(NFTA_TABLE_NAME, b"").rstrip(b"\0") == TABLE
+                ours = bytes(about.get(NFTA_TABLE_NAME, b"")).rstrip(b"\0") == TABLE
                 if ours and port == 0 and kind & 0xFF == NFT_MSG_NEWOBJ:
                     # No transaction: a packet did it, and the family is the packet's. Only quotas tell of themselves.
                     yield QuotaSpent()
@@ -97,23 +84,19 @@ def routing_events(data: bytes, foreign: Foreign = ports.foreign) -> Iterator[To
         if kind not in (RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE) or len(payload) < _RTMSG:
             continue
         table = attributes(payload[_RTMSG:]).get(RTA_TABLE, b"")
-        if len(table) == 4 and int.from_bytes(table, "little" if _little() else "big") == MARK:
+        if len(table) == 4 and int.from_bytes(table, sys.byteorder) == MARK:
             what = "rule" if kind in (RTM_NEWRULE, RTM_DELRULE) else "route"
             done = "removed" if kind in (RTM_DELROUTE, RTM_DELRULE) else "added"
             yield Touch(f"a routing {what} was {done}", foreign(socket.NETLINK_ROUTE, port))
 
 
-def _process(about: dict[int, bytes]) -> str:
-    name = about.get(NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")
+def _process(about: dict[int, memoryview]) -> str:
+    name = bytes(about.get(NFTA_GEN_PROC_NAME, b"")).rstrip(b"\0").decode(errors="replace")
     pid = about.get(NFTA_GEN_PROC_PID, b"")
     if not name or len(pid) != 4:
         return UNNAMED
     safe = "".join(char if char.isprintable() else "?" for char in name)
     return f"{safe} (process {int.from_bytes(pid, 'big')})"
-
-
-def _little() -> bool:
-    return struct.pack("=H", 1) == b"\1\0"
 
 
 class LinuxTamper:

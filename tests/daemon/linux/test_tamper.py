@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.host import QuotaSpent, Touch
-from daemon.linux.tamper import FirewallEvents, attributes, messages, routing_events
+from daemon.linux.tamper import FirewallEvents, messages, routing_events
 from lab.hosts import Host
 from policies.firewall import MARK
 
@@ -110,7 +110,6 @@ def test_routing(data: bytes, told: list[str]) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_survived(data: bytes) -> None:
     list(messages(data))
-    attributes(data)
     list(FirewallEvents().take(data))
     list(routing_events(data))
 
