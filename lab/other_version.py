@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from daemon import __main__ as daemon
-from daemon.linux import nft_rules, routes
+from daemon.linux import nft_rules, route_plan
 from lab import one_layer
 from policies.firewall import MARK, FirewallPolicy
 
@@ -22,7 +22,7 @@ def main() -> None:
         yield from output(policy)
 
     nft_rules._output = other_output
-    routes.OURS = routes.Rule(routes.PRIORITY + 1, MARK, 0xFFFFFFFF, routes.INVERT)
+    route_plan.OURS = route_plan.Rule(route_plan.PRIORITY + 1, MARK, 0xFFFFFFFF, route_plan.INVERT)
     one_layer.main() if len(sys.argv) > 1 else daemon.main()
 
 

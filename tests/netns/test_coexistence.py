@@ -227,7 +227,7 @@ def test_nftables_service_is_restarted(kept: Subject) -> None:
     """L13: `flush ruleset` takes our table along; it is back, and it is told by whom.
 
     For these milliseconds there is the routing layer alone. It does not hold IPv6 from sockets that are bound to the
-    physical link (L11, `daemon/linux/routes.py`), so the traffic here is bound to none.
+    physical link (L11, `daemon/linux/route_plan.py`), so the traffic here is bound to none.
     """
     lab, laptop, state = kept.lab, kept.lab.laptop, kept.status().state
     laptop.write("/etc/nftables.conf", NFTABLES_CONF)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from daemon.linux.routes import PRIORITY
+from daemon.linux.route_plan import PRIORITY
 from lab.probes import exit_address
 from lab.processes import Process
 from lab.subject import Subject

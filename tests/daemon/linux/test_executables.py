@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from daemon.host import HostError
+from daemon.linux import route_plan
 from daemon.linux.executables import Executables, _device, identity, running, users
-from daemon.linux.routes import END, ONLY, ONLY_END, OURS, _rules_of
+from daemon.linux.route_plan import END, ONLY, ONLY_END, OURS
 from policies.firewall import MARK, NEVER_MARK, FirewallPolicy
 from policies.states import Phase
 
@@ -105,15 +106,15 @@ def test_rules_of_the_routing_layer() -> None:
     four, six = socket.AF_INET, socket.AF_INET6
     idle = FirewallPolicy(Phase.IDLE, cleared=frozenset({"eth0"}))
     blocked = FirewallPolicy(Phase.BLOCKED, capture=True)
-    assert _rules_of(idle, four) == _rules_of(replace(idle, never=True), six) == []
-    assert _rules_of(replace(idle, only=True), four) == [ONLY, ONLY_END]
-    assert _rules_of(replace(blocked, only=True), four) == [OURS, ONLY_END]
-    assert _rules_of(replace(blocked, only=True), six) == [OURS, END, ONLY_END]
-    assert _rules_of(replace(blocked, never=True), four) == [OURS], "there is nowhere to go"
-    (beside,) = _rules_of(replace(blocked, never=True, beside=frozenset({"eth0"})), four)
+    assert route_plan.rules(idle, four) == route_plan.rules(replace(idle, never=True), six) == []
+    assert route_plan.rules(replace(idle, only=True), four) == [ONLY, ONLY_END]
+    assert route_plan.rules(replace(blocked, only=True), four) == [OURS, ONLY_END]
+    assert route_plan.rules(replace(blocked, only=True), six) == [OURS, END, ONLY_END]
+    assert route_plan.rules(replace(blocked, never=True), four) == [OURS], "there is nowhere to go"
+    (beside,) = route_plan.rules(replace(blocked, never=True, beside=frozenset({"eth0"})), four)
     passes = {number for number in range(MARK - 8, MARK + 9) if number & beside.mask == beside.mark}
     assert passes == {MARK, NEVER_MARK}
     links = frozenset({"eth0"})
     for network, rules in (("203.0.113.0/24", [OURS, END]), ("2001:db8::/32", [OURS])):
         policy = replace(blocked, subnets=(ip_network(network),), subnet_links=links)
-        assert _rules_of(policy, six) == rules, "the second rule would end what was thrown to main"
+        assert route_plan.rules(policy, six) == rules, "the second rule would end what was thrown to main"

@@ -17,7 +17,8 @@ from daemon.linux.link_kinds import Device, tunnel_kind
 from daemon.linux.links import LinuxLinks
 from daemon.linux.nft import NftFirewall
 from daemon.linux.nft_render import render
-from daemon.linux.routes import BEHIND, GOTO, LinuxRoutes
+from daemon.linux.route_plan import BEHIND, GOTO
+from daemon.linux.routes import LinuxRoutes
 from lab.external import device
 from lab.hosts import Host
 from policies.facts import Endpoint, External, Tunnel

@@ -17,7 +17,8 @@ import pytest
 
 from daemon.host import HostError
 from daemon.linux import rtnetlink
-from daemon.linux.routes import THROW, UNICAST, UNREACHABLE, LinuxRoutes, Route, routes
+from daemon.linux.route_plan import THROW, UNICAST, UNREACHABLE, Route, routes
+from daemon.linux.routes import LinuxRoutes
 from daemon.linux.sysctls import ARP_IGNORE, SRC_VALID_MARK, Sysctls
 from lab.hosts import Host
 from policies.facts import Tunnel
