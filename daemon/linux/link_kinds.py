@@ -40,7 +40,7 @@ from policies.facts import LinkKind
 from policies.firewall import PROBE_IFNAME, TUNNEL_IFNAME
 
 if TYPE_CHECKING:
-    from policies.settings import LinkRule
+    from policies.settings_tables import LinkRule
 
 SYSFS = "/sys/class/net"
 IFF_LOOPBACK = 0x8  # <linux/if.h>
