@@ -20,7 +20,7 @@ from lab.meter import Meter
 from lab.narrator import Narrator
 from lab.probes import exit_address
 from lab.processes import LabError
-from lab.subject import PROFILE, Subject
+from lab.subject import PATIENT, PROFILE, Subject
 from lab.topology import Laboratory
 from lab.traffic import Talker
 
@@ -107,7 +107,7 @@ class Story(Telling):
     """Of the network laboratory."""
 
     def __init__(self, lab: Laboratory, meter: Meter, narrator: Narrator) -> None:
-        super().__init__(Subject(lab), meter, narrator)
+        super().__init__(Subject(lab, PATIENT), meter, narrator)
         self.lab, self.meter = lab, meter
 
     def traffic(self) -> Talker:

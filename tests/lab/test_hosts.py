@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,13 @@ pytestmark = pytest.mark.netns
 def host() -> Iterator[Host]:
     with Host("box") as one:
         yield one
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_files_of_a_host_are_its_own(host: Host) -> None:
@@ -68,8 +75,7 @@ def test_sysctls_are_its_own(host: Host) -> None:
 def test_a_process_is_the_real_one_not_its_wrapper(host: Host) -> None:
     process = host.start("sleep", "60")
     assert process.pid is not None
-    time.sleep(0.05)
-    assert Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n"
+    until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
     assert process.kill() == -signal.SIGKILL
     assert not Path(f"/proc/{process.pid}").exists()
     assert not process.running
@@ -89,8 +95,7 @@ def test_output_and_exit_status(host: Host) -> None:
 def test_orphans_are_reaped(host: Host) -> None:
     """A daemon that forks twice leaves no zombie behind: nothing else would reap in a PID namespace."""
     host.run("sh", "-c", "(sleep 0.05 &) ; exit 0")
-    time.sleep(0.2)
-    assert "Z" not in host.run("sh", "-c", "cat /proc/[0-9]*/stat | cut -d' ' -f3").stdout
+    until(lambda: "(sleep)" not in host.run("sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null; :").stdout)
 
 
 def test_closing_ends_everything_at_once() -> None:
@@ -122,12 +127,14 @@ def test_a_stopped_process_can_be_killed_or_continued(host: Host) -> None:
     process.send(signal.SIGSTOP)
     time.sleep(0.05)
     assert process.kill() == -signal.SIGKILL
-    other = host.start("sh", "-c", "echo begun; sleep 0.1; echo done")
+    other = host.start("sh", "-c", "echo begun; read line; echo done", stdin=subprocess.PIPE)
     other.wait_output("begun")
     other.send(signal.SIGSTOP)
+    os.write(other.stdin, b"go on\n")
     time.sleep(0.2)
     assert "done" not in other.output()
     other.send(signal.SIGCONT)
+    other.wait_output("done")
     assert other.wait() == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lab.frames import Kind
 from lab.meter import MeterError
-from lab.probes import dns_query, exit_address
+from lab.probes import dns_query, echoes
 from lab.topology import Laboratory
 
 pytestmark = pytest.mark.netns
@@ -29,7 +29,7 @@ def send(lab: Laboratory, target: str, port: int, count: int, payload: bytes = b
 def test_counts_are_exact(lab: Laboratory) -> None:
     lab.join("cafe")
     target4, target6 = str(lab.plan.internet4), str(lab.plan.internet6)
-    exit_address(lab.laptop, lab.plan.internet4)
+    assert echoes(lab.laptop, lab.plan.internet4, 20)  # no TCP, which may have more to say while it is counted
     with lab.meter() as meter:
         for number in range(1, 6):
             # To closed ones: an answer to a socket that is gone would make the laptop send ICMP of its own.
@@ -83,13 +83,13 @@ def test_no_control_without_carrier(lab: Laboratory) -> None:
 def test_survives_leaving_and_joining_and_sees_both_wires(lab: Laboratory) -> None:
     with lab.meter() as meter:
         lab.join("cafe")
-        assert meter.counts()[Kind.DHCP] == 2
+        assert meter.counts()[Kind.DHCP] >= 2  # the client asks again each second
         lab.leave()
         lab.join("home")
         lab.plug()
         meter.positive_control("wlan0")
         meter.positive_control("eth0")
-        assert meter.counts()[Kind.DHCP] == 6
+        assert meter.counts()[Kind.DHCP] >= 6
         assert meter.counts()[Kind.NDP] > 0
         assert meter.leaks() == []
         times = [frame.time for frame, _ in meter.frames()]
@@ -137,7 +137,7 @@ def test_capture_of_a_failure_is_kept(
 
 def test_a_burst_is_counted_in_full(lab: Laboratory) -> None:
     lab.join("cafe", wait_ipv6=False)
-    exit_address(lab.laptop, lab.plan.internet4)
+    assert echoes(lab.laptop, lab.plan.internet4, 20)
     with lab.meter() as meter:
         start = time.monotonic()
         send(lab, str(lab.plan.internet4), 9, 20000)

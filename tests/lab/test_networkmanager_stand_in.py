@@ -84,7 +84,7 @@ def test_order_of_signals(lab: Laboratory) -> None:
         bus.add_message_handler(handle)
         await asyncio.to_thread(lab.join, "cafe", wait_ipv6=False)
         await asyncio.to_thread(lab.leave)
-        await asyncio.sleep(0.1)
+        await bus.call(Message(daemon, "/org/freedesktop/DBus", daemon, "GetId"))  # signals before this have come
         bus.disconnect()
         return seen
 

@@ -17,9 +17,12 @@ CLOSED = "table inet closed { chain output { type filter hook output priority 0;
 def test_every_kind_is_answered_on_an_open_machine(lab: Laboratory) -> None:
     lab.join("cafe")
     with lab.meter() as meter, lab.traffic(rate=50) as traffic:
-        time.sleep(1)
+        deadline = time.monotonic() + 30
+        while meter.counts()[Kind.CLEAR4] < 300:
+            assert time.monotonic() < deadline, meter.counts()
+            time.sleep(0.1)
         counts = traffic.stop()
-        assert all(one.tried >= 25 for one in counts.values()), counts
+        assert all(one.tried >= 10 for one in counts.values()), counts
         assert all(one.answered >= one.tried / 2 for kind, one in counts.items() if kind != "dns"), counts
         assert counts["dns"].answered > 0
         seen = meter.counts()

@@ -39,8 +39,7 @@ def test_leaves_with_the_servers_address(lab: Laboratory) -> None:
         assert resolve(lab.laptop, plan.tunnel_server[1], "whoami.test", AAAA) == plan.tunnel_server[1]
         assert meter.counts()[Kind.TUNNEL] > 10
         assert meter.leaks() == []
-    age = lab.vpn.handshake_age()
-    assert age is not None and age < 10
+    assert lab.vpn.handshake_age() is not None
     wg_quick(lab, "down")
     assert exit_address(lab.laptop, plan.internet4) == plan.cafe_uplink.host4(2)
 

@@ -239,7 +239,7 @@ def test_hostile_portals(place: Laboratory, monkeypatch: pytest.MonkeyPatch) -> 
     portal = Portal(lab)
     lab.join("cafe")
     monkeypatch.setattr(nameservers.of_the_network, "__defaults__", ((lab.laptop.path("/etc/resolv.conf"),), (), ()))
-    monkeypatch.setattr(portals, "ANSWER_S", 3.0)
+    monkeypatch.setattr(portals, "ANSWER_S", 5.0)
     index = lab.card.index("wlan0")
     link = Link(index, "wlan0", LinkKind.WIFI, up=True, carrier=True, gateways=(lab.plan.cafe.host4(1),))
 

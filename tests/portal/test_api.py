@@ -222,7 +222,7 @@ CLIENTS = 40
 
 
 class Site:
-    """gunicorn with four workers. `call` posts JSON and says (status, code)."""
+    """gunicorn with four workers. `call` sends JSON, a form (text) or nothing, and says (status, code)."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -235,7 +235,9 @@ class Site:
         if isinstance(body, str):
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         try:
-            connection.request(method, path, body if isinstance(body, str) else json.dumps(body), headers)
+            # No body where none is read: closing a connection with something unread resets it.
+            sent = body if isinstance(body, str | None) else json.dumps(body)
+            connection.request(method, path, sent, headers)
             response = connection.getresponse()
             found = json.loads(response.read())
         finally:
