@@ -95,8 +95,7 @@ class NetworkManager:
         if session is None or session.ended:
             return {}
         try:
-            async with asyncio.timeout(self._patience):
-                found = await session.networks()
+            found = await within(self._patience, session.networks())
         except Exception as err:
             self._ask_again(err)
             return {}
@@ -109,8 +108,7 @@ class NetworkManager:
         if session is None or session.ended:
             return False if self._bus is False else None
         try:
-            async with asyncio.timeout(self._patience):
-                return await session.server_unchecked(ifname)
+            return await within(self._patience, session.server_unchecked(ifname))
         except Exception as err:
             self._ask_again(err)
             return None

@@ -272,6 +272,11 @@ def test_l11_a_socket_bound_to_the_physical_link_has_no_ipv4_gateway(host: Host,
 def test_everything_is_as_before_after_reset(host: Host, state: Path) -> None:
     host.ip("rule add from 192.0.2.2 lookup 77 pref 500", "route add 203.0.113.0/24 dev eth0 table 77",
             "rule add fwmark 0x1 lookup 78 pref 90")  # fmt: skip
+    deadline = time.monotonic() + 20
+    # The kernel makes an address of its own on each link, and a route to it once nobody else turned out to have it.
+    while host.run("ip", "-6", "-oneline", "address", "show", "scope", "link", "-tentative").stdout.count("\n") < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     before = everything(host)
 
     async def work() -> None:
