@@ -1,9 +1,7 @@
 """What must outlive the process: the intent, the known networks users saved, the last good settings, the profiles.
 
 SQLite in WAL mode with synchronous=FULL: a choice is on the disk before it is acted on, and in the database itself
-before the next one, so a lost or damaged WAL file loses nothing. A damaged database is set aside under another name and
-a new one begun, in which `trouble` is written first: until a user decides anew, every start is a closed one. Where the
-disk refuses (read-only, full, not ours alone), nothing is kept (`unkept`) and the start is closed as well.
+before the next one, so a lost or damaged WAL file loses nothing. What becomes of a damaged one: `store_file.py`.
 
 Profiles are files of their own (root-only, one each), so that a damaged database loses no keys.
 """
@@ -11,15 +9,16 @@ Profiles are files of their own (root-only, one each), so that a damaged databas
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from daemon import files
-from policies.decision import Answer, Intent, Manual, Rule
+from daemon.store_file import KEEP, NO_PROGRAMS, NO_SETTINGS, StoreFile
+from policies.decision import Intent
+from policies.intents import from_json as intent_from_json
+from policies.intents import to_json as intent_to_json
 from policies.known_network import KnownNetwork
 from policies.own_settings import from_json as own_from_json
 from policies.own_settings import to_json as own_to_json
@@ -27,53 +26,19 @@ from policies.profiles import Profile, from_json, to_json
 from policies.profiles_errors import ProfileError
 from policies.server_lists import from_json as servers_from_json
 from policies.server_lists import to_json as servers_to_json
-from policies.servers import ServerList, parse_choice
+from policies.servers import ServerList
 from policies.settings_known import known_from_json, known_to_json
-from policies.settings_tables import WifiAction
 from policies.split import Program
 from policies.split import from_json as programs_from_json
 from policies.split import to_json as programs_to_json
-from policies.states import Target
 
 Files = Sequence[tuple[str, str]]  # names and texts of settings files
 
-_SCHEMA = """
-CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE known (ssid TEXT PRIMARY KEY, network TEXT NOT NULL) STRICT;
-"""
-_VERSION = 2
-NO_PROGRAMS = programs_to_json(())
 LARGEST = 4 << 20  # bytes of a profile file: the longest text that can be imported, with room for its JSON
-_KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?)"
-_ALONE = "PRAGMA locking_mode=EXCLUSIVE"  # so no shared memory is needed, whose file cannot be made on a full disk
-_DECIDE = "Connect or disconnect to decide anew."
-
-# What the database answers when nothing is wrong with it, but with the disk or another program (primary result codes
-# of https://sqlite.org/rescode.html). It must not be set aside for that.
-_DISK_REFUSES = frozenset(
-    {
-        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH,
-    }
-)  # fmt: skip
-_HEADER, _WAL_MAGIC = 32, (0x377F0682, 0x377F0683)  # https://sqlite.org/fileformat2.html
-
-
-def _files_of_the_good_settings(db: sqlite3.Connection) -> None:
-    """1 -> 2: of the last good settings the names of the files are kept too; there was one."""
-    for (text,) in db.execute("SELECT value FROM kept WHERE name = 'settings'").fetchall():
-        db.execute(_KEEP, ("settings", json.dumps([["/etc/tunwarden/tunwarden.toml", text]])))
-
-
-_MIGRATIONS = {1: _files_of_the_good_settings}  # by the layout that they take to the next one
 
 
 class StoreError(Exception):
     """The store cannot be read or written: `str()` says which file and why."""
-
-
-class _DamagedError(Exception):
-    """The database is there, but is not one of ours in good health."""
 
 
 class Store:
@@ -81,120 +46,13 @@ class Store:
 
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self.folder = folder.resolve()  # an administrator may have moved it to another disk
-        self.trouble: str | None = None  # why nobody knows what was wanted last, until `decided`
-        self.unkept: str | None = None  # why nothing can be kept in this run; then `trouble` is set too
         self.warnings: list[str] = []  # about profile files
         self.damaged_profiles: frozenset[str] = frozenset()
-        self._file = self.folder / "tunwarden.db"
-        self._now = now
         self._intent = ""  # as it was saved last
-        try:
-            self._db = self._prepared()
-        except (OSError, sqlite3.Error) as err:
-            self.unkept = f"{self._file}: {_reason(err)}"
-            self.trouble = f"The saved state cannot be used, and nothing is kept: {self.unkept}. {_DECIDE}"
-            self._db = self._create(":memory:", None)
-
-    # --- opening -----------------------------------------------------------------------------------------------------
-
-    def _prepared(self) -> sqlite3.Connection:
-        """Raises OSError, sqlite3.Error: then the disk refuses."""
-        files.make_folder(self.folder)
-        self.folder.chmod(0o700)
-        files.make_folder(self.folder / "profiles")
-        try:
-            if not self._parts():
-                used = list(self.folder.glob("profiles/*.json")) + list(self.folder.glob("tunwarden.db.damaged-*"))
-                lost = f"The saved state {self._file} has gone. {_DECIDE}" if used else None
-                return self._create(self._file, lost)
-            return self._connect()
-        except _DamagedError as err:
-            aside = self._set_aside()
-            return self._create(self._file, f"The saved state was damaged ({err}); a copy is {aside}. {_DECIDE}")
-
-    def _create(self, file: Path | str, trouble: str | None) -> sqlite3.Connection:
-        """A new database, whole: a crash leaves none, or one that says what became of the former."""
-        db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute(_ALONE)
-            _prepare(db)
-            kept = {"intent": _intent_to_json(Intent())} | ({"trouble": trouble} if trouble else {})
-            db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_VERSION};")
-            db.executemany(_KEEP, kept.items())
-            db.execute("COMMIT")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except BaseException:
-            db.close()
-            raise
-        self.trouble = trouble or self.trouble
-        return db
-
-    def _connect(self) -> sqlite3.Connection:
-        """Raises _DamagedError, sqlite3.Error, OSError."""
-        if self._file.is_symlink() or not self._file.is_file():
-            raise _DamagedError("it is not a file")
-        self._check_files()
-        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute(_ALONE)
-            (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if sound != "ok":
-                raise _DamagedError(sound)
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != _VERSION and version not in _MIGRATIONS:  # of a newer program
-                raise _DamagedError(f"its layout is number {version}, not {_VERSION}")
-            self._read_all(db)  # whatever is in there must also be readable, or it is as good as damaged
-            _prepare(db)  # not before: a copy set aside is to be what was found
-            _migrate(db, version)
-        except sqlite3.Error as err:
-            db.close()
-            if getattr(err, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DISK_REFUSES:
-                raise
-            raise _DamagedError(str(err)) from err
-        except Exception as err:
-            db.close()
-            raise _DamagedError(str(err) or type(err).__name__) from err
-        return db
-
-    def _check_files(self) -> None:
-        """What SQLite takes without a word: no content for a new database, a senseless WAL for an empty one, half a
-        page for a whole one. Raises _DamagedError.
-        """
-        size, wal = self._file.stat().st_size, self._file.with_name(self._file.name + "-wal")
-        if not size:
-            raise _DamagedError("it is empty")
-        if os.path.lexists(wal):
-            if wal.is_symlink() or not wal.is_file():
-                raise _DamagedError("its WAL is not a file")
-            header = _beginning(wal)
-            if len(header) == _HEADER and int.from_bytes(header[:4]) not in _WAL_MAGIC:
-                raise _DamagedError("its WAL is not one")
-            if header:
-                return  # it holds pages that the file may lack
-        if size % (int.from_bytes(_beginning(self._file)[16:18]) or size):
-            raise _DamagedError("it was cut short")
-
-    def _read_all(self, db: sqlite3.Connection) -> None:
-        kept = dict(db.execute("SELECT name, value FROM kept"))
-        _intent_from_json(kept["intent"])
-        for (network,) in db.execute("SELECT network FROM known"):
-            known_from_json(network)
-        _own_from_json(kept.get("own"))
-        programs_from_json(kept.get("programs", NO_PROGRAMS))
-        self.trouble = kept.get("trouble")
-
-    def _parts(self) -> list[Path]:
-        named = [self._file.with_name(self._file.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
-        return [part for part in named if os.path.lexists(part)]
-
-    def _set_aside(self) -> Path:
-        number, name = 0, f"tunwarden.db.damaged-{int(self._now())}"
-        while list(self.folder.glob(f"{name}*")):  # the clock may stand still or go back: never over an earlier copy
-            number += 1
-            name = f"tunwarden.db.damaged-{int(self._now())}.{number}"
-        for part in self._parts():
-            part.rename(self.folder / part.name.replace("tunwarden.db", name, 1))
-        return self.folder / name
+        opened = StoreFile(self.folder, now)
+        self._db, self._file = opened.db, opened.path
+        self.trouble = opened.trouble  # why nobody knows what was wanted last, until `decided`
+        self.unkept = opened.unkept  # why nothing can be kept in this run; then `trouble` is set too
 
     def close(self) -> None:
         self._db.close()
@@ -237,15 +95,15 @@ class Store:
     def intent(self) -> Intent:
         """What was wanted last; a fresh install wants nothing. Raises StoreError."""
         try:
-            return _intent_from_json(self._kept("intent") or "")
+            return intent_from_json(self._kept("intent") or "")
         except (ValueError, TypeError, LookupError, AttributeError) as err:
             raise StoreError(f"{self._file}: the intent is damaged") from err
 
     def save_intent(self, intent: Intent) -> None:
         """Raises StoreError."""
-        text = _intent_to_json(intent)
+        text = intent_to_json(intent)
         if text != self._intent:  # what does not outlive a restart is not worth the wait for the disk
-            self._write(_KEEP, ("intent", text))
+            self._write(KEEP, ("intent", text))
             self._intent = text
 
     def decided(self) -> None:
@@ -269,7 +127,7 @@ class Store:
         """Raises StoreError."""
         text = json.dumps(files)
         if text != self._kept("settings"):
-            self._write(_KEEP, ("settings", text))
+            self._write(KEEP, ("settings", text))
 
     def programs(self) -> frozenset[Program]:
         """What users have listed for split tunnelling. Raises StoreError."""
@@ -280,18 +138,19 @@ class Store:
 
     def save_programs(self, programs: frozenset[Program]) -> None:
         """Raises StoreError."""
-        self._write(_KEEP, ("programs", programs_to_json(programs)))
+        self._write(KEEP, ("programs", programs_to_json(programs)))
 
     def own_settings(self) -> dict[str, str]:
         """The users' own settings: texts by key. Raises StoreError."""
         try:
-            return _own_from_json(self._kept("own"))
+            own = self._kept("own")
+            return own_from_json(NO_SETTINGS if own is None else own)
         except ValueError as err:
             raise StoreError(f"{self._file}: the users' settings are damaged") from err
 
     def save_own_settings(self, own: Mapping[str, str]) -> None:
         """Raises StoreError."""
-        self._write(_KEEP, ("own", own_to_json(own)))
+        self._write(KEEP, ("own", own_to_json(own)))
 
     # --- known networks ----------------------------------------------------------------------------------------------
 
@@ -379,65 +238,7 @@ class Store:
             raise StoreError(f"{file}: {err.strerror}") from err
 
 
-def _beginning(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(_HEADER)
-
-
-def _migrate(db: sqlite3.Connection, version: int) -> None:
-    """From layout to layout, all or nothing."""
-    if version == _VERSION:
-        return
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        for number in range(version, _VERSION):
-            _MIGRATIONS[number](db)
-        db.execute(f"PRAGMA user_version={_VERSION}")
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _own_from_json(text: str | None) -> dict[str, str]:
-    """Raises ValueError."""
-    return {} if text is None else own_from_json(text)
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    db.execute("PRAGMA cache_size=-256")
-
-
-def _reason(err: OSError | sqlite3.Error) -> str:
-    return (err.strerror if isinstance(err, OSError) else None) or str(err)
-
-
 def _known_key(key: tuple[bool, bytes]) -> str:
     """A name as its hexadecimal digits, a pattern marked as one: none of them sorts or reads as the other."""
     pattern, ssid = key
     return f"pattern {ssid.hex()}" if pattern else ssid.hex()
-
-
-def _intent_to_json(intent: Intent) -> str:
-    lasting = tuple(each for each in intent.answers if each.rule is Rule.ANSWER)  # the others follow from the rules
-    return json.dumps(asdict(replace(intent, answers=lasting)))
-
-
-def _intent_from_json(text: str) -> Intent:
-    """Raises ValueError, TypeError, LookupError, AttributeError."""
-    values = json.loads(text)
-    manual = values.pop("manual")
-    target = Target(values.pop("target"))
-    chosen = Manual(Target(manual["choice"]), str(manual["network"])) if manual is not None else None
-    answers = tuple(
-        Answer(str(each["network"]), WifiAction(each["action"]), Rule(each["rule"]))
-        for each in values.pop("answers", ())  # earlier versions kept none
-    )
-    servers = tuple((str(profile), str(choice)) for profile, choice in values.pop("servers", ()))
-    for _, choice in servers:
-        parse_choice(choice)
-    intent = Intent(target=target, manual=chosen, answers=answers, servers=servers, **values)
-    if not isinstance(intent.kill_switch, bool) or not isinstance(intent.lockdown, bool):
-        raise ValueError("kill_switch and lockdown must be true or false")
-    if not isinstance(intent.profile, str | None):
-        raise ValueError("profile must be a name or null")
-    return intent

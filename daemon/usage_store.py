@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from daemon.store_file import disk_refuses
 from policies.counting import Counts, Owner, Way
 
 VERSION = 1
@@ -44,13 +45,6 @@ _ADD = f"INSERT INTO {{}} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {_
 _TOTAL = f"UPDATE owners SET {', '.join(f'{name} = {name} + ?' for name in Counts._fields)} WHERE id = ?"  # noqa: S608
 _STOOD = ", ".join(f"t.{name}" for name in Counts._fields)
 _SEEN = f"SELECT ifindex, birth, way, kind, network, profile, {_STOOD} FROM seen t JOIN owners o ON o.id = owner"  # noqa: S608
-# What the database answers when the disk refuses, as in `daemon.store`: then nothing is wrong with the file itself.
-_DISK_REFUSES = frozenset(
-    {
-        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH,
-    }
-)  # fmt: skip
 
 
 class Seen(NamedTuple):
@@ -83,7 +77,7 @@ class UsageStore:
             try:
                 self._db = self._opened()
             except sqlite3.Error as err:
-                if _code(err) in _DISK_REFUSES:
+                if disk_refuses(err):
                     raise
                 self._db = self._begun_anew(err)
         except (OSError, sqlite3.Error) as err:

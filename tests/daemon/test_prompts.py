@@ -12,13 +12,14 @@ import pytest
 
 from daemon import prompts as module
 from daemon.service import DaemonService
-from daemon.store import Store, StoreError, _intent_from_json
+from daemon.store import Store, StoreError
 from ipc.access import Caller, Transport
 from ipc.errors import Error
 from ipc.feed import TooSlowError
 from ipc.interface import Prompt
 from policies.decision import Intent, Rule
 from policies.facts import Security
+from policies.intents import from_json as intent_from_json
 from policies.settings import parse_settings
 from policies.settings_tables import Wifi
 from policies.states import Phase, Target
@@ -427,10 +428,10 @@ def test_an_answer_outlives_the_daemon_and_a_fallback_does_not(tmp_path: Path) -
 
 def test_an_intent_of_before_there_were_answers() -> None:
     old = '{"target": "protected", "manual": null, "kill_switch": true, "lockdown": false, "profile": null}'
-    assert _intent_from_json(old) == Intent(target=Target.PROTECTED)
+    assert intent_from_json(old) == Intent(target=Target.PROTECTED)
     for bad in ("5", '["x"]', '[{"network": "wlan0"}]', '[{"network": "wlan0", "action": "x", "rule": "default"}]'):
         with pytest.raises((ValueError, TypeError, LookupError)):
-            _intent_from_json(old.replace("}", f', "answers": {bad}}}'))
+            intent_from_json(old.replace("}", f', "answers": {bad}}}'))
 
 
 def test_an_agent_that_does_not_listen_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import store as module
+from daemon import store_file as module
 from daemon.store import Store
 from policies.decision import Intent, Manual
 from policies.known_network import KnownNetwork
