@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from daemon import status as tell
 from daemon.loop import Loop
+from daemon.refusals import no_such_profile, saving
 from daemon.store import StoreError
 from ipc import interface
 from ipc.errors import Error, ServiceError
@@ -54,10 +55,7 @@ class ServerService:
         """Remove a list."""
         self._profile(profile, "Remove")
         self._with_list(profile, "Remove")
-        try:
-            self._loop.store.remove_servers(profile)
-        except StoreError as err:
-            raise _unsaved(err) from err
+        saving(lambda: self._loop.store.remove_servers(profile))
         return self._another(profile, ServerList(()))
 
     def _another(self, profile: str, servers: ServerList) -> Event:
@@ -73,10 +71,7 @@ class ServerService:
     def forget(self, profile: str) -> None:
         """Another configuration comes under that name, or none: its list, and what was chosen of it, end first."""
         loop = self._loop
-        try:
-            loop.store.remove_servers(profile)
-        except StoreError as err:
-            raise _unsaved(err) from err
+        saving(lambda: loop.store.remove_servers(profile))
         loop.keep(replace(loop.intent, servers=tuple(each for each in loop.intent.servers if each[0] != profile)))
 
     def listed(self, profile: str | None, country: str | None, start: int) -> tuple[interface.Server, ...]:
@@ -150,8 +145,7 @@ class ServerService:
 
     def _profile(self, name: str, what: str) -> object:
         if name not in self._loop.profiles:
-            remedy = "`tunwarden profiles list` shows them."
-            raise ServiceError(Error.NO_SUCH_PROFILE, what, f"no profile {name!r} is stored.", remedy)
+            raise no_such_profile(name, what)
         return self._loop.profiles[name]
 
     def _with_list(self, profile: str, what: str) -> ServerList:
@@ -167,14 +161,7 @@ class ServerService:
             raise ServiceError(Error.NOT_NOW, what, f"{err}.", remedy) from None
 
     def _save(self, profile: str, servers: ServerList) -> None:
-        try:
-            self._loop.store.save_servers(profile, servers)
-        except StoreError as err:
-            raise _unsaved(err) from err
-
-
-def _unsaved(err: StoreError) -> ServiceError:
-    return ServiceError(Error.NOT_NOW, "Save", f"{err}.", "Nothing was changed; free the disk and try again.")
+        saving(lambda: self._loop.store.save_servers(profile, servers))
 
 
 def _no_such_server(what: str, profile: str, missing: str) -> ServiceError:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon import service as module
-from daemon.service import DaemonService, changed_known
+from daemon import known_service as module
+from daemon.known_service import changed_known
+from daemon.service import DaemonService
 from daemon.store import Store, StoreError
 from ipc.errors import Error
 from ipc.values import plain
@@ -244,7 +245,7 @@ def test_a_full_disk_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_there_is_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(here: Running, service: DaemonService) -> None:
-        monkeypatch.setattr(module, "KNOWN_MOST", 2)
+        monkeypatch.setattr(module, "MOST", 2)
         await service.import_known(ROOT, line() + "\n" + line(ssid="b"))
         with refused(Error.NOT_NOW, "2 networks are saved already"):
             await service.add_known(ROOT, "c", None, None, None, None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import service as module
+from daemon import profile_service as module
 from daemon.service import DaemonService
 from daemon.store import StoreError
 from ipc.access import Caller, Transport
