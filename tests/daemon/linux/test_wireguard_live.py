@@ -8,215 +8,30 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab.hosts import Host
-from lab.processes import Process
+from tests.daemon.linux.wireguard_pair import (
+    CLIENT,
+    INSIDE,
+    LINK,
+    OUTSIDE,
+    OUTSIDE6,
+    PORT,
+    SINK,
+    Pair,
+    backend,
+    hexadecimal,
+    only_go,
+    pair,
+)
 
+__all__ = ["backend", "pair"]
 pytestmark = pytest.mark.netns
-
-ROOT = Path(__file__).parents[3]
-CONSOLE = Path(__file__).with_name("wireguard_console.py")
-LINK = "tunwarden0"
-OUTSIDE, OUTSIDE6 = "192.0.2.1", "2001:db8::1"  # the server's addresses
-INSIDE, CLIENT = "198.51.100.129", "198.51.100.130"  # in the tunnel
-PORT = 51820
-SINK = 9  # UDP, never answers
-
-
-def kernel_has_wireguard() -> bool:
-    probe = ("unshare", "--net", "ip", "link", "add", "probe", "type", "wireguard")
-    with contextlib.suppress(OSError):
-        return subprocess.run(probe, capture_output=True).returncode == 0
-    return False
-
-
-IN_KERNEL = kernel_has_wireguard()
-BACKENDS = ("go", "kernel") if IN_KERNEL else ("go",)
-only_go = pytest.mark.parametrize("backend", ["go"])
-
-
-class Key:
-    def __init__(self) -> None:
-        self.text = subprocess.run(["wg", "genkey"], capture_output=True, text=True, check=True).stdout.strip()
-        derived = subprocess.run(["wg", "pubkey"], input=self.text, capture_output=True, text=True, check=True)
-        self.public = derived.stdout.strip()
-
-
-def hexadecimal(key: str) -> str:
-    return base64.b64decode(key).hex()
-
-
-class Console:
-    """One `WireGuard` driver in a process of the client host."""
-
-    def __init__(self, host: Host, profile: dict[str, Any], backend: str) -> None:
-        self.process: Process = host.start(
-            sys.executable, "-W", "default", str(CONSOLE), backend,
-            env={"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE,
-        )  # fmt: skip
-        self.tell(json.dumps(profile))
-
-    def tell(self, line: str) -> None:
-        os.write(self.process.stdin, f"{line}\n".encode())
-
-    def answers(self, call: str) -> list[dict[str, Any]]:
-        lines = [line for line in self.process.output().splitlines() if line.startswith('{"call"')]
-        return [answer for answer in map(json.loads, lines) if answer["call"] == call]
-
-    def wait(self, call: str, count: int, timeout: float = 25.0) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout
-        while len(found := self.answers(call)) < count:
-            assert time.monotonic() < deadline, (
-                f"{call} did not return in {timeout} s:\n{self.process.output()[-3000:]}"
-            )
-            assert self.process.running, self.process.output()[-3000:]
-            time.sleep(0.005)
-        return found[count - 1]
-
-    def ask(self, call: str, timeout: float = 25.0) -> dict[str, Any]:
-        count = len(self.answers(call)) + 1
-        self.tell(call)
-        return self.wait(call, count, timeout)
-
-    def good(self, call: str, timeout: float = 25.0) -> dict[str, Any]:
-        answer = self.ask(call, timeout)
-        assert "error" not in answer, answer
-        return answer
-
-    def connect(self) -> None:
-        self.good("open")
-        self.good("established")
-
-
-class Pair:
-    """A client and a VPN server, joined by one cable."""
-
-    def __init__(self, client: Host, server: Host, backend: str) -> None:
-        """`backend` is the client's, "go" or "kernel"."""
-        self.client, self.server, self.backend = client, server, backend
-        self.client_key, self.server_key = Key(), Key()
-        self.preshared = Key().text
-        client.ip(
-            f"link add up0 type veth peer name srv0 netns {server.pid}",
-            "address add 192.0.2.2/24 dev up0", "address add 2001:db8::2/64 dev up0 nodad", "link set up0 up",
-            "link set lo up",
-        )  # fmt: skip
-        server.ip(
-            f"address add {OUTSIDE}/24 dev srv0", f"address add {OUTSIDE6}/64 dev srv0 nodad", "link set srv0 up",
-            "link set lo up",
-        )  # fmt: skip
-        self.vpn: Process | None = None
-        self._sockets = contextlib.ExitStack()
-
-    def start_server(self) -> None:
-        server = self.server
-        server.write("/run/lab/key", self.server_key.text, 0o600)
-        server.write("/run/lab/preshared", self.preshared, 0o600)
-        if IN_KERNEL:
-            server.ip("link add wg0 type wireguard")
-        else:
-            self.vpn = server.start("/usr/bin/wireguard-go", "-f", "wg0", env={"WG_PROCESS_FOREGROUND": "1"})
-            deadline = time.monotonic() + 20
-            while server.run("wg", "show", "wg0", check=False).returncode:
-                assert time.monotonic() < deadline, self.vpn.output()
-        server.run(
-            "wg", "set", "wg0", "private-key", "/run/lab/key", "listen-port", str(PORT), "peer", self.client_key.public,
-            "preshared-key", "/run/lab/preshared", "allowed-ips", f"{CLIENT}/32,2001:db8:5::2/128",
-        )  # fmt: skip
-        server.ip(f"address add {INSIDE}/26 dev wg0", "link set wg0 up")
-
-    def profile(self, **changes: Any) -> dict[str, Any]:
-        peer = {
-            "public_key": hexadecimal(self.server_key.public), "preshared_key": hexadecimal(self.preshared),
-            "host": "vpn.example", "port": PORT, "allowed_ips": ["0.0.0.0/0", "::/0"], "keepalive": 25,
-            "addresses": changes.pop("resolved", [OUTSIDE]),
-        }  # fmt: skip
-        peer |= {name: changes.pop(name) for name in ("port", "keepalive", "allowed_ips") if name in changes}
-        profile = {
-            "private_key": hexadecimal(self.client_key.text), "addresses": [f"{CLIENT}/26", "2001:db8:5::2/64"],
-            "peers": [peer],
-        }  # fmt: skip
-        return profile | changes
-
-    def console(self, **changes: Any) -> Console:
-        # Where there is but one backend, the driver is to find that out by itself.
-        return Console(self.client, self.profile(**changes), self.backend if IN_KERNEL else "any")
-
-    def silence(self) -> None:
-        """From here on the server hears nothing and says nothing, not even by ICMP."""
-        rules = ("add table inet silent", "add chain inet silent in { type filter hook input priority 0; }",
-                 f"add rule inet silent in udp dport {PORT} counter drop")  # fmt: skip
-        self.server.run("nft", "; ".join(rules))
-
-    def unheard(self) -> int:
-        """Packets that came since the silence began."""
-        counted = re.search(r"counter packets (\d+)", self.server.run("nft", "list", "table", "inet", "silent").stdout)
-        assert counted is not None
-        return int(counted[1])
-
-    def speak(self) -> None:
-        self.server.run("nft", "delete", "table", "inet", "silent")
-
-    def route(self) -> None:
-        self.client.ip(f"route add 198.51.100.128/26 dev {LINK}")
-
-    def udp(self, host: Host) -> socket.socket:
-        return self._sockets.enter_context(host.socket(socket.AF_INET, socket.SOCK_DGRAM))
-
-    def sink(self) -> socket.socket:
-        """Something in the server's tunnel that takes datagrams and answers none, not even by ICMP."""
-        sink = self.udp(self.server)
-        sink.bind((INSIDE, SINK))
-        return sink
-
-    def sender(self, port: int = SINK) -> socket.socket:
-        sender = self.udp(self.client)
-        sender.connect((INSIDE, port))
-        return sender
-
-    def processes(self) -> list[int]:
-        """wireguard-go processes of the client, as it numbers them."""
-        script = (
-            'for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/bin/wireguard-go ] && echo ${p#/proc/}; done; :'
-        )
-        return [int(pid) for pid in self.client.run("sh", "-c", script).stdout.split()]
-
-    def nothing_left(self) -> bool:
-        assert self.processes() == []
-        assert self.client.run("ip", "link", "show", LINK, check=False).returncode != 0
-        assert self.client.run("ls", "/run/wireguard").stdout == ""
-        assert self.client.run("ls", "-A", "/run/tunwarden", check=False).stdout == ""
-        return True
-
-    def close(self) -> None:
-        self._sockets.close()
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def pair(backend: str) -> Iterator[Pair]:
-    with Host("client") as client, Host("server") as server:
-        pair = Pair(client, server, backend)
-        pair.start_server()
-        yield pair
-        pair.close()
 
 
 def test_open_configures_all_and_touches_no_route(pair: Pair) -> None:
@@ -270,21 +85,6 @@ def test_keys_are_in_no_argument_environment_log_or_file(pair: Pair) -> None:
     assert set(environments[0].split("\0")) == {"LOG_LEVEL=error", "WG_PROCESS_FOREGROUND=1", ""}
     assert pair.client.run("stat", "-c", "%a %U", f"/run/wireguard/{LINK}.sock").stdout == "700 root\n"
     assert pair.client.run("stat", "-c", "%a %U", "/run/tunwarden/wireguard-go.pid").stdout == "600 root\n"
-
-
-def test_close_leaves_nothing_and_can_be_repeated(pair: Pair) -> None:
-    console = pair.console()
-    console.good("close")
-    console.connect()
-    first, second = console.good("close"), console.good("close")
-    print("close", first["ms"], "again", second["ms"])
-    assert pair.nothing_left()
-    assert console.good("counters")["result"] == "None"
-    console.connect()  # and it can be opened again
-    console.good("close")
-    console.tell("")
-    assert console.process.wait() == 0
-    assert "Warning" not in console.process.output(), "every socket and process was put away"
 
 
 @pytest.mark.parametrize("how", ["kill", "delete", "down"])
@@ -417,69 +217,6 @@ def test_an_idle_tunnel_costs_next_to_no_wakeups(pair: Pair) -> None:
     assert not console.answers("dead")
 
 
-@only_go
-@pytest.mark.parametrize("found_by", ["pid file", "socket", "link"])
-def test_what_a_killed_daemon_left_is_found_and_removed(pair: Pair, found_by: str) -> None:
-    console = pair.console()
-    console.connect()
-    (orphan,) = pair.processes()
-    console.process.kill()
-    assert pair.processes() == [orphan], "it outlives the daemon: nothing leaks meanwhile"
-    match found_by:
-        case "pid file":
-            # Bound to another inode, the socket answers nobody; only the file tells.
-            pair.client.run("mount", "--bind", "/dev/null", f"/run/wireguard/{LINK}.sock")
-        case "socket":
-            pair.client.run("rm", "/run/tunwarden/wireguard-go.pid")
-        case "link":
-            pair.client.write("/run/tunwarden/wireguard-go.pid", "garbage", 0o600)
-    successor = pair.console()
-    if found_by == "pid file":
-        successor.ask("close")
-        pair.client.run("umount", f"/run/wireguard/{LINK}.sock")
-    else:
-        successor.good("close")
-    assert orphan not in pair.processes()
-    successor.good("close")
-    assert pair.nothing_left()
-    successor.connect()
-
-
-def test_open_takes_over_from_a_killed_daemon(pair: Pair) -> None:
-    console = pair.console()
-    console.connect()
-    console.process.kill()
-    successor = pair.console()
-    successor.connect()
-    assert len(pair.processes()) == (pair.backend == "go")
-
-
-@only_go
-def test_a_stopped_process_is_killed_in_bounded_time(pair: Pair) -> None:
-    console = pair.console()
-    console.connect()
-    (pid,) = pair.processes()
-    pair.client.run("kill", "-STOP", str(pid))
-    print("close of a stopped process", console.good("close")["ms"], "ms")
-    assert pair.nothing_left()
-
-
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"addresses": [f"{CLIENT}/26", f"{CLIENT}/26"]}, "tunnel-failed: configure the tunnel link: "),
-        ({"resolved": []}, "tunnel-failed: open the tunnel to vpn.example: its name was not resolved"),
-    ],
-)
-def test_a_failure_half_way_leaves_nothing(pair: Pair, changes: dict[str, Any], error: str) -> None:
-    pair.client.run("mkdir", "-p", "/run/tunwarden")
-    console = pair.console(**changes)
-    answer = console.ask("open")
-    print(answer)
-    assert answer["error"].startswith(error)
-    assert pair.nothing_left()
-
-
 def test_a_server_that_moved_is_probed_where_it_is(pair: Pair) -> None:
     console = pair.console()
     console.connect()
@@ -527,12 +264,6 @@ def test_thousands_of_allowed_networks(pair: Pair) -> None:
     assert known() == set(networks), "a probe gives all of them back"
 
 
-def test_a_taken_name_is_taken_back(pair: Pair) -> None:
-    """The name is ours: a link of that name, whoever made it, goes."""
-    pair.client.ip(f"link add {LINK} type veth peer name other0")
-    pair.console().connect()
-
-
 @only_go
 def test_without_the_tun_device_the_process_tells_why(pair: Pair) -> None:
     pair.client.run("mount", "--bind", "/dev/null", "/dev/net/tun")
@@ -541,19 +272,6 @@ def test_without_the_tun_device_the_process_tells_why(pair: Pair) -> None:
     assert "wireguard-go ended (exit status 1)" in error
     pair.client.run("umount", "/dev/net/tun")
     assert pair.nothing_left()
-
-
-@pytest.mark.parametrize("part", [0.03, 0.2, 0.4, 0.6, 0.8, 0.95])
-def test_open_can_be_cancelled_anywhere(pair: Pair, part: float) -> None:
-    console = pair.console()
-    console.good("open")  # everything is imported and warm, so that the next one's time means something
-    console.good("close")
-    whole = console.good("open")["ms"] / 1000
-    console.good("close")
-    console.ask(f"open-cancelled {whole * part}")
-    console.good("close")
-    assert pair.nothing_left()
-    console.connect()
 
 
 def test_a_profile_without_keepalive_connects_and_then_sends_none(pair: Pair) -> None:
