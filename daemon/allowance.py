@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from daemon.accounting import READ_S, SOONEST_S, Accounting
+from daemon.choices import Choices
 from ipc import interface
 from ipc.errors import Error, ServiceError
 from policies.classify import Verdict
@@ -41,11 +42,11 @@ class Loop(Protocol):
     decision: Decision
     intent: Intent
     warnings: dict[str, str]
+    choices: Choices
 
     def warn(self, topic: str, text: str) -> None: ...
     def post(self, event: Event) -> None: ...
     def post_command(self, run: Callable[[], Awaitable[Event]]) -> None: ...
-    def keep(self, intent: Intent) -> None: ...
 
 
 class Allowances:
@@ -181,7 +182,7 @@ class Allowances:
     async def _disconnect(self) -> Event:
         loop = self._loop
         manual = Manual(Target.UNPROTECTED, loop.decision.here)
-        loop.keep(replace(loop.intent, target=Target.UNPROTECTED, manual=manual))
+        loop.choices.keep(replace(loop.intent, target=Target.UNPROTECTED, manual=manual))
         log.warning("disconnected: the allowance is used up")
         return Changed()
 

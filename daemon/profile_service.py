@@ -47,9 +47,10 @@ class ProfileService:
         if former != profile:
             self._servers.forget(name)
         saving(lambda: loop.store.save_profile(profile))
-        loop.load_profiles()
+        loop.configuration.load_profiles()
         if loop.intent.profile is None and len(only) == 1 and len(loop.profiles) > 1:
-            loop.keep(replace(loop.intent, profile=only[0]))  # it was chosen by being the only one, and stays so
+            # It was chosen by being the only one, and stays so.
+            loop.choices.keep(replace(loop.intent, profile=only[0]))
         # Decisions know no keys, so nobody else would notice that only those have changed.
         other_keys = former != profile and state.profile is not None and state.profile.name == name
         return Reconnect() if other_keys else Changed()
@@ -85,7 +86,7 @@ class ProfileService:
         except ProfileError as err:
             raise _refused("SetLogin", err) from None
         saving(lambda: loop.store.save_profile(profile))
-        loop.load_profiles()
+        loop.configuration.load_profiles()
         used = loop.state.profile is not None and loop.state.profile.name == name
         return Reconnect() if used else Changed()
 
@@ -98,9 +99,9 @@ class ProfileService:
             raise ServiceError(Error.NOT_NOW, "Remove", f"{name} is in use.", "Disconnect first.")
         self._servers.forget(name)
         saving(lambda: loop.store.remove_profile(name))
-        loop.load_profiles()
+        loop.configuration.load_profiles()
         if loop.intent.profile == name:
-            loop.keep(replace(loop.intent, profile=None))
+            loop.choices.keep(replace(loop.intent, profile=None))
         return Changed()
 
 

@@ -65,14 +65,15 @@ class ServerService:
         other_keys = loop.servers.changed(profile, servers, used)
         if loop.facts.picked is not None and loop.facts.picked.profile == profile:
             loop.facts = replace(loop.facts, picked=None)
-        loop.load_profiles()
+        loop.configuration.load_profiles()
         return Reconnect() if other_keys else Changed()
 
     def forget(self, profile: str) -> None:
         """Another configuration comes under that name, or none: its list, and what was chosen of it, end first."""
         loop = self._loop
         saving(lambda: loop.store.remove_servers(profile))
-        loop.keep(replace(loop.intent, servers=tuple(each for each in loop.intent.servers if each[0] != profile)))
+        others = tuple(each for each in loop.intent.servers if each[0] != profile)
+        loop.choices.keep(replace(loop.intent, servers=others))
 
     def listed(self, profile: str | None, country: str | None, start: int) -> tuple[interface.Server, ...]:
         """A page of the list."""
@@ -112,10 +113,10 @@ class ServerService:
                 "Change it there: `server` of [[known]] in the settings, or `tunwarden known edit`.",
             )
         kept = {**dict(loop.intent.servers), name: text}
-        loop.decide_anew()
+        loop.choices.decide_anew()
         manual = Manual(Target.PROTECTED, loop.decision.here)
         chosen = tuple(sorted((profile, kept[profile]) for profile in kept if kept[profile]))
-        loop.keep(replace(loop.intent, target=Target.PROTECTED, manual=manual, profile=name, servers=chosen))
+        loop.choices.keep(replace(loop.intent, target=Target.PROTECTED, manual=manual, profile=name, servers=chosen))
         loop.facts = replace(loop.facts, picked=None)  # chosen anew, also where the choice is the same
         return Changed()
 

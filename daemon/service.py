@@ -103,9 +103,9 @@ class DaemonService:
     def _choose(self, target: Target, profile: str | None) -> None:
         """A user's own choice holds until the network changes, and settles what a damaged store left open."""
         loop = self._loop
-        loop.decide_anew()
+        loop.choices.decide_anew()
         manual = Manual(target, loop.decision.here)
-        loop.keep(replace(loop.intent, target=target, manual=manual, profile=profile))
+        loop.choices.keep(replace(loop.intent, target=target, manual=manual, profile=profile))
 
     async def reconnect(self, caller: Caller) -> None:
         def run() -> Event:
@@ -120,7 +120,7 @@ class DaemonService:
     async def set_kill_switch(self, caller: Caller, on: bool) -> None:
         def run() -> Event:
             self._unlocked("SetKillSwitch", "protection.kill_switch", self._loop.settings.protection.kill_switch, on)
-            self._loop.keep(replace(self._loop.intent, kill_switch=on))
+            self._loop.choices.keep(replace(self._loop.intent, kill_switch=on))
             return Changed()
 
         await self._change(caller, f"kill switch {'on' if on else 'off'}", run)
@@ -128,7 +128,7 @@ class DaemonService:
     async def set_lockdown(self, caller: Caller, on: bool) -> None:
         def run() -> Event:
             self._unlocked("SetLockdown", "protection.lockdown", self._loop.settings.protection.lockdown, on)
-            self._loop.keep(replace(self._loop.intent, lockdown=on))
+            self._loop.choices.keep(replace(self._loop.intent, lockdown=on))
             return Changed()
 
         await self._change(caller, f"lockdown {'on' if on else 'off'}", run)
@@ -202,7 +202,7 @@ class DaemonService:
                 rule = rule_to_save(asked.judgement, answer, loop.facts, loop.settings, loop.known)
                 self._known.keep((rule,))
             loop.prompts.answered(id, answer)
-            loop.settle(Answer(asked.judgement.network, WifiAction(answer), Rule.ANSWER))
+            loop.choices.settle(Answer(asked.judgement.network, WifiAction(answer), Rule.ANSWER))
             return Changed()
 
         await self._change(caller, f"answer {answer}{' for ever' if remember else ''}", run)

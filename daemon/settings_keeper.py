@@ -38,7 +38,7 @@ class SettingsKeeper:
     def take(self, loaded: Loaded) -> None:
         """Put settings in force, and what people should know about them. Post Changed afterwards."""
         loop, self.loaded = self._loop, loaded
-        loop.take_settings(loaded.settings)
+        loop.configuration.take(loaded.settings)
         loop.facts = replace(loop.facts, settings_broken=loaded.broken)
         refused = (f"The setting {key} of a user is not in force: {why}." for key, why in loaded.refused.items())
         for topic, told in (("settings", loaded.warning), ("own settings", " ".join(refused))):
@@ -95,7 +95,7 @@ class SettingsKeeper:
         self._save("ResetSettings", {key: text for key, text in self.loaded.own.items() if key not in gone})
         for key in gone & set(SWITCHES):
             field = key.rpartition(".")[2]
-            self._loop.keep(replace(self._loop.intent, **{field: getattr(Intent(), field)}))
+            self._loop.choices.keep(replace(self._loop.intent, **{field: getattr(Intent(), field)}))
         return Changed()
 
     def bring(self, text: str) -> tuple[int, Event]:
@@ -115,7 +115,7 @@ class SettingsKeeper:
         before = self.loaded.own if keep else {}
         self._save(what, {**before, **{name: text for name, text in free.items() if name not in SWITCHES}})
         switches = {name.rpartition(".")[2]: free[name] == "true" for name in SWITCHES if name in free}
-        self._loop.keep(replace(self._loop.intent, **switches))  # type: ignore[arg-type]
+        self._loop.choices.keep(replace(self._loop.intent, **switches))  # type: ignore[arg-type]
         return Changed()
 
     def _checked(self, what: str, name: str, text: str) -> str:

@@ -54,7 +54,7 @@ class StatusTeller:
             sequence=0,
             version=self._version,
             outside=loop.splits.outside,
-            detail=loop.detail,
+            detail=loop.traffic.detail,
             mtu=loop.mtus.mtu or 0,
             mtu_source=loop.mtus.source.value,
         )

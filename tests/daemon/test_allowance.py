@@ -77,6 +77,10 @@ class Bench:
     def post_command(self, run: Callable[[], Awaitable[Event]]) -> None:
         self.commands.append(run)
 
+    @property
+    def choices(self) -> Bench:
+        return self
+
     def keep(self, intent: Intent) -> None:
         self.intent = intent
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from daemon import checks, panic
-from daemon import loop as loop_module
 from daemon.service import DaemonService
 from ipc.access import Caller, Transport
 from policies.states import Phase, Target
@@ -110,7 +109,7 @@ def test_a_leak_that_a_probe_finds_is_an_alarm(tmp_path: Path) -> None:
 
 def test_an_alarm_ends_by_itself_when_the_leak_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that cannot look does not end it; one that finds nothing does, also with the same tunnel."""
-    monkeypatch.setattr(loop_module, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(checks, "LOOK_AGAIN_S", 0.01)
 
     async def script(here: Running) -> None:
         here.fake.leaked = ("A probe left over wlan0.",)

@@ -83,7 +83,7 @@ PATIENT = BEHIND.replace('"100ms"', '"1m"', 1)
 @pytest.mark.parametrize("mac, phase", [(ROUTER, Phase.IDLE), (STRANGER, Phase.CONNECTED)])
 def test_the_router_settles_it(tmp_path: Path, mac: bytes, phase: Phase) -> None:
     async def check(here: Running, service: DaemonService) -> None:
-        here.loop.take_settings(parse_settings(PATIENT))
+        here.loop.configuration.take(parse_settings(PATIENT))
         here.fake.links, here.fake.wifi = (replace(WLAN, carrier_changes=9, gateways=()),), {"wlan0": HOME}
         await here.hint("links", "wifi")
         await here.until(lambda loop: loop.decision.held == {"wlan0"} and "wlan0" in loop.facts.wifi)
@@ -106,7 +106,7 @@ def test_a_router_that_answers_late_is_asked_again(tmp_path: Path) -> None:
     """Nobody announces its answer."""
 
     async def check(here: Running, service: DaemonService) -> None:
-        here.loop.take_settings(parse_settings(PATIENT))
+        here.loop.configuration.take(parse_settings(PATIENT))
         await here.at_home()
         here.fake.routers = {"wlan0": ROUTER}
         await here.until(lambda loop: loop.decision.held == frozenset())
@@ -145,11 +145,11 @@ def test_the_list_is_made_once(tmp_path: Path) -> None:
 
     async def check(here: Running, service: DaemonService) -> None:
         await service.import_known(ROOT, LEARNING)
-        before = here.loop._settings_in_force().known
+        before = here.loop.configuration.in_force().known
         await here.at_home()
         await here.turn()
-        assert here.loop._settings_in_force().known is before and len(before) == 2
+        assert here.loop.configuration.in_force().known is before and len(before) == 2
         await service.forget_known(ROOT, CAFE.ssid.hex())
-        assert len(here.loop._settings_in_force().known) == 1
+        assert len(here.loop.configuration.in_force().known) == 1
 
     run(tmp_path, check)

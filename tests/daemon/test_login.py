@@ -193,7 +193,7 @@ def test_n12_it_ends_when_the_portal_is_open_and_a_tunnel_is_made(tmp_path: Path
 def test_n12_it_expires(tmp_path: Path) -> None:
     async def check(place: Place) -> None:
         portal = place.loop.settings.portal.model_copy(update={"login_timeout": 0.2})
-        place.loop.take_settings(place.loop.settings.model_copy(update={"portal": portal}))
+        place.loop.configuration.take(place.loop.settings.model_copy(update={"portal": portal}))
         await place.found(CAPTIVE)
         told = place.log_in()
         await next_of(told)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from daemon import accounting, reading
-from daemon import loop as loop_module
+from daemon import accounting, reading, watchers
+from daemon.actions import Actions
 from daemon.host import HostError, QuotaSpent, Touch
 from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
-from daemon.loop import NOTICE_S, Loop
+from daemon.loop import Loop
 from daemon.store import Store, StoreError
+from daemon.tampering import NOTICE_S
 from policies.decision import Intent
 from policies.facts import Link, LinkKind
 from policies.firewall import TUNNEL_IFNAME
@@ -41,11 +42,11 @@ action = "disconnect"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(watchers, "AGAIN_S", 0.01)
     monkeypatch.setattr(accounting, "SOONEST_S", 0.01)
     monkeypatch.setattr(reading, "AGAIN_S", 0.01)
     monkeypatch.setattr(reading, "REREAD_S", 0.01)
-    monkeypatch.setattr(Loop, "_delay", lambda self, failures: 0.01)
+    monkeypatch.setattr(Actions, "_delay", lambda self, failures: 0.01)
 
 
 class Running:
@@ -271,7 +272,7 @@ def test_a_disk_that_refuses_is_told_and_memory_counts(tmp_path: Path, monkeypat
         await here.until(Phase.CONNECTED)
         assert "lost at the next start: disk full" in here.loop.warnings["store"]
         monkeypatch.undo()
-        here.loop.keep(replace(here.loop.intent, lockdown=True))
+        here.loop.choices.keep(replace(here.loop.intent, lockdown=True))
         assert "store" not in here.loop.warnings
 
     run(tmp_path, check)
@@ -522,7 +523,7 @@ def test_a_store_in_trouble_starts_closed(tmp_path: Path) -> None:
         assert (here.loop.state.phase, here.loop.state.cause) == (Phase.BLOCKED, Cause.STORE_BROKEN)
         assert not here.fake.leaks
         assert "a copy is" in here.loop.warnings["trouble"]
-        here.loop.decide_anew()
+        here.loop.choices.decide_anew()
         await here.turn()
         assert here.loop.state.phase is Phase.IDLE
         assert here.loop.warnings == {}

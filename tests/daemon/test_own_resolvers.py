@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import loop as loop_module
+from daemon import watchers
 from policies.resolvers import Manager
 from policies.settings import parse_settings
 from policies.states import Changed, Event, Phase
@@ -22,7 +22,7 @@ OWN = f'{SETTINGS}\n[dns]\nmanager = "file"\nresolvers = ["192.0.2.53"]\n'
 
 async def take(here: Running, text: str) -> None:
     async def change() -> Event:
-        here.loop.take_settings(parse_settings(text))
+        here.loop.configuration.take(parse_settings(text))
         return Changed()
 
     await here.loop.command(change)
@@ -69,7 +69,7 @@ def test_own_resolvers_follow_the_settings_while_connected(tmp_path: Path) -> No
 
 def test_one_that_refuses_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was set for other resolvers before: what failed half-way counts as not set."""
-    monkeypatch.setattr(loop_module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(watchers, "AGAIN_S", 0.01)
 
     async def work() -> None:
         async with running(tmp_path, OWN) as here:

@@ -270,9 +270,9 @@ def test_after_an_hour_of_quiet_people_are_asked_all_the_same(tmp_path: Path, mo
 
 
 def test_where_internet_comes_back_a_tunnel_is_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from daemon.loop import Loop
+    from daemon.actions import Actions
 
-    monkeypatch.setattr(Loop, "_delay", lambda self, failures: 1000.0)
+    monkeypatch.setattr(Actions, "_delay", lambda self, failures: 1000.0)
 
     async def check(here: Running) -> None:
         here.fake.refuses.add("open")

@@ -186,7 +186,7 @@ def test_the_last_agent_dies_and_the_fallback_applies_at_once(tmp_path: Path) ->
 def test_the_deadline_is_the_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(here: Place) -> None:
         soon = here.loop.settings.wifi.model_copy(update={"prompt_timeout": 0.05})
-        here.loop.take_settings(here.loop.settings.model_copy(update={"wifi": soon}))
+        here.loop.configuration.take(here.loop.settings.model_copy(update={"wifi": soon}))
         agent = await here.agent()
         await here.join()
         raised = await agent.next()
@@ -213,7 +213,7 @@ def test_what_ends_a_prompt_without_an_answer(tmp_path: Path) -> None:
             await here.here.hint("wifi")
 
         async def other_settings() -> None:
-            here.loop.take_settings(parse_settings('[wifi]\nunsecured = "ignore"\nunidentified = "ignore"'))
+            here.loop.configuration.take(parse_settings('[wifi]\nunsecured = "ignore"\nunidentified = "ignore"'))
             await here.here.turn()
 
         agent = await here.agent()

@@ -213,7 +213,7 @@ def test_a_profile_in_use_stays_and_a_damaged_one_can_go(tmp_path: Path) -> None
     async def check(here: Running, service: DaemonService) -> None:
         folder = here.loop.store.folder / "profiles"
         (folder / "broken.json").write_bytes(b"{")
-        here.loop.load_profiles()
+        here.loop.configuration.load_profiles()
         await here.at_the_cafe()
         await service.connect(ROOT, "office")
         await here.until(Phase.CONNECTED)
