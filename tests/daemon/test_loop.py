@@ -6,23 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
 
 from daemon import accounting, reading, watchers
 from daemon.actions import Actions
-from daemon.host import HostError, QuotaSpent, Touch
-from daemon.inbox import Inboxed, LinksHint, TamperHint, WifiHint, coalesced
+from daemon.host import HostError, QuotaSpent
+from daemon.inbox import LinksHint, WifiHint, coalesced
 from daemon.loop import Loop
 from daemon.store import Store, StoreError
-from daemon.tampering import NOTICE_S
 from policies.decision import Intent
-from policies.facts import Link, LinkKind
-from policies.firewall import TUNNEL_IFNAME
 from policies.settings import Settings, parse_settings
-from policies.states import Cause, Changed, Event, Failed, Phase, Reconnect, Target
+from policies.states import Cause, Changed, Event, Phase, Reconnect, Target
 from tests.daemon.fake_host import CABLE, CAFE, HOME, WLAN, FakeHost
 from tests.daemon.profiles_for_tests import OFFICE
 
@@ -324,29 +320,6 @@ def test_what_others_undid_is_put_back_by_any_event(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-@pytest.mark.parametrize("undone", [True, False], ids=["undone", "repaired before we heard"])
-@pytest.mark.parametrize("foreign", [True, False], ids=["foreign", "perhaps ours"])
-def test_tampering_is_told(tmp_path: Path, foreign: bool, undone: bool) -> None:
-    """K4: what somebody else certainly did is told also where our own next policy was faster than the news of it."""
-
-    async def check(here: Running) -> None:
-        await here.at_the_cafe()
-        await here.until(Phase.CONNECTED)
-        sound = dict(here.fake.kernel)
-        if undone:
-            here.fake.kernel["firewall"] = None
-        here.fake.touch = Touch("a routing rule was removed", foreign)
-        await here.hint("tamper")
-        assert here.fake.kernel == sound
-        told = "Somebody else changed our rules: a routing rule was removed. They were put back."
-        assert here.loop.warnings.get("tamper") == (told if foreign else None)
-        await asyncio.sleep(2 * NOTICE_S)
-        await here.turn()
-        assert here.loop.warnings.get("tamper") == (told if undone or foreign else None)
-
-    run(tmp_path, check)
-
-
 def test_a_quota_that_is_spent_is_looked_at_before_the_next_reading(tmp_path: Path) -> None:
     """A2: what the kernel says of its own accord is no tampering, and people are told without waiting for it."""
 
@@ -364,72 +337,6 @@ def test_a_quota_that_is_spent_is_looked_at_before_the_next_reading(tmp_path: Pa
         assert "tamper" not in here.loop.warnings
 
     run(tmp_path, check)
-
-
-def test_tampering_seen_before_its_notice_is_told_once_and_by_its_notice(tmp_path: Path) -> None:
-    """A hint about a change of our own finds somebody else's deed: what our own change was is not to blame."""
-
-    async def check(here: Running) -> None:
-        await here.at_the_cafe()
-        await here.until(Phase.CONNECTED)
-        here.fake.kernel["routes"] = None
-        here.fake.touch = Touch("a routing route was added", False)
-        await here.hint("tamper")
-        assert not here.fake.leaks and here.fake.kernel["routes"] is not None
-        here.fake.touch = Touch("a routing rule was removed", True)
-        await here.hint("tamper")
-        await asyncio.sleep(2 * NOTICE_S)
-        await here.turn()
-        told = "Somebody else changed our rules: a routing rule was removed. They were put back."
-        assert here.loop.warnings["tamper"] == told
-
-    run(tmp_path, check)
-
-
-# --- facts ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_network_whose_source_is_gone_is_held_then_a_strange_one(tmp_path: Path) -> None:
-    async def check(here: Running) -> None:
-        await here.at_home()
-        await here.until(Phase.IDLE)
-        await asyncio.sleep(1.2 * here.loop.settings.wifi.identify_timeout)  # the association's own time limit is over
-        here.fake.wifi = {}
-        await here.hint("wifi")
-        await here.until(Phase.HELD)
-        await here.until(Phase.CONNECTED)
-        assert here.loop.facts.overdue == {"wlan0"}
-
-    run(tmp_path, check)
-
-
-def test_a_link_that_turns_out_to_be_wifi_is_identified_anew(tmp_path: Path) -> None:
-    async def check(here: Running) -> None:
-        here.fake.links = (replace(WLAN, kind=LinkKind.WIRED),)
-        await here.hint("links")
-        await here.until(Phase.IDLE)
-        here.fake.links = (WLAN,)
-        await here.hint("links")
-        await here.until(Phase.HELD)
-        await here.until(Phase.CONNECTED)
-
-    run(tmp_path, check)
-
-
-def test_a_new_association_forgets_the_former_network(tmp_path: Path) -> None:
-    async def check(here: Running) -> None:
-        await here.at_home()
-        here.fake.links = (replace(WLAN, carrier_changes=11),)
-        await here.loop._read_links()
-        assert here.loop.facts.wifi == {}
-
-    run(tmp_path, check)
-
-
-def test_hints_are_taken_once_and_everything_else_in_order() -> None:
-    failed = Failed(Cause.FIREWALL_FAILED)
-    batch: list[Inboxed] = [LinksHint(), Changed(), LinksHint(), WifiHint(), failed, Changed(), WifiHint()]
-    assert coalesced(list(batch)) == [LinksHint(), Changed(), WifiHint(), failed, Changed()]
 
 
 def test_a_look_that_was_due_anyway_does_not_take_the_place_of_the_one_after_the_association(tmp_path: Path) -> None:
@@ -485,121 +392,6 @@ def test_a_defect_while_acting_ends_the_daemon_and_leaves_the_rules(tmp_path: Pa
         run(tmp_path, check)
 
 
-# --- the end, and the next start --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "settings, home, stays",
-    [(SETTINGS, True, False), (SETTINGS, False, True), (SETTINGS + "[protection]\nlockdown = true", True, True)],
-    ids=["idle opens", "protected stays", "lockdown stays"],
-)
-def test_handing_over(tmp_path: Path, settings: str, home: bool, stays: bool) -> None:
-    fake: list[FakeHost] = []
-
-    async def check(here: Running) -> None:
-        fake.append(here.fake)
-        await (here.at_home() if home else here.at_the_cafe())
-        await here.until(lambda loop: loop.state.phase in (Phase.IDLE, Phase.CONNECTED, Phase.BLOCKED))
-
-    run(tmp_path, check, settings)
-    assert (fake[0].kernel["firewall"] is not None) is stays
-
-
-def test_an_open_machine_that_cannot_be_reset_does_not_fail_the_end(tmp_path: Path) -> None:
-    async def check(here: Running) -> None:
-        await here.at_home()
-        here.fake.refuses.add("reset")
-
-    run(tmp_path, check)
-
-
-def test_a_store_in_trouble_starts_closed(tmp_path: Path) -> None:
-    (tmp_path / "state" / "profiles").mkdir(parents=True, mode=0o700)
-    (tmp_path / "state").chmod(0o700)
-    (tmp_path / "state" / "tunwarden.db").write_bytes(b"garbage")
-
-    async def check(here: Running) -> None:
-        await here.at_home()
-        assert (here.loop.state.phase, here.loop.state.cause) == (Phase.BLOCKED, Cause.STORE_BROKEN)
-        assert not here.fake.leaks
-        assert "a copy is" in here.loop.warnings["trouble"]
-        here.loop.choices.decide_anew()
-        await here.turn()
-        assert here.loop.state.phase is Phase.IDLE
-        assert here.loop.warnings == {}
-
-    run(tmp_path, check)
-
-
-@pytest.mark.parametrize("damaged", [True, False])
-def test_a_damaged_profile_keeps_a_machine_set_up(tmp_path: Path, damaged: bool) -> None:
-    if damaged:
-        store = Store(tmp_path / "state", lambda: 1.0)
-        (store.folder / "profiles" / "office.json").write_bytes(b"{}")
-        store.close()
-
-    async def check(here: Running) -> None:
-        await here.at_the_cafe()
-        wanted = Cause.NO_PROFILE if damaged else None
-        assert here.loop.state.cause is wanted
-        assert here.fake.leaks is not damaged, "never set up: automation leaves it open"
-
-    run(tmp_path, check, profile=False)
-
-
 def test_the_host_error_says_what_and_why() -> None:
     assert str(HostError("apply the routes", "no memory")) == "apply the routes: no memory"
     assert Settings().wifi.identify_timeout > 0
-
-
-def test_a_hint_about_others_is_not_lost_behind_one_about_ourselves() -> None:
-    ours, theirs = TamperHint("by us"), TamperHint("by others", foreign=True)
-    assert coalesced([ours, LinksHint(), theirs, ours]) == [theirs, LinksHint()]
-    assert coalesced([theirs, ours]) == [theirs]
-    assert coalesced([ours, ours]) == [ours]
-
-
-# --- another way to the server ----------------------------------------------------------------------------------------
-
-
-def test_a_tunnel_is_told_of_another_way_once_there_is_one(tmp_path: Path) -> None:
-    """wireguard-go would go on sending from an address that is gone, for 15 s."""
-
-    async def check(here: Running) -> None:
-        fake = here.fake
-        await here.at_the_cafe()
-        await here.until(Phase.CONNECTED)
-        await here.turn()
-        fake.asked.clear()
-        await here.hint("links", "wifi")
-        assert fake.order("moved", "open") == [], "nothing has changed"
-        fake.links = (replace(WLAN, addresses=(), gateways=()),)
-        await here.hint("links")
-        assert fake.order("moved", "open") == [], "no way at all: a probe would be lost"
-        fake.links = (replace(WLAN, addresses=(ip_interface("192.0.2.77/24"),)),)
-        await here.hint("links")
-        assert fake.order("moved", "open") == ["moved"]
-        await here.hint("links", "wifi")
-        assert fake.order("moved", "open") == ["moved"], "once"
-
-    run(tmp_path, check)
-
-
-def test_a_tunnel_that_loses_an_address_is_lost(tmp_path: Path) -> None:
-    """L12: whoever switches IPv6 off and on again takes the tunnel's address away, and nothing else would tell."""
-
-    async def check(here: Running) -> None:
-        address = ip_interface("10.9.0.2/32")
-        tunnel = Link(9, TUNNEL_IFNAME, LinkKind.TUNNEL, up=True, carrier=True, addresses=(address,))
-        await here.at_the_cafe()
-        here.fake.links = (WLAN, tunnel)
-        await here.until(Phase.CONNECTED)
-        await here.hint("links")
-        attempt = here.loop.state.attempt
-        await here.hint("links")
-        assert here.loop.state.attempt == attempt
-        here.fake.links = (WLAN, replace(tunnel, addresses=()))
-        await here.hint("links")
-        await here.until(lambda loop: loop.state.phase is Phase.CONNECTED and loop.state.attempt > attempt)
-
-    run(tmp_path, check)
