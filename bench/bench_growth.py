@@ -16,7 +16,7 @@ import threading
 import time
 
 from bench.common import resident_mib, title
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.hosts import Host
 from lab.processes import LabError, Process
 from lab.subject import SETTINGS, Subject

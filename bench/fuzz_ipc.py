@@ -34,7 +34,8 @@ from ipc.dbus_values import signature_of
 from ipc.describe import Field, Method, Type, methods, struct_class, structs
 from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
-from ipc.interface import NAME, PATH, KnownNetwork, Network, Profile, Service, Status
+from ipc.interface import NAME, PATH, Service
+from ipc.structs import KnownNetwork, Network, Profile, Status
 from ipc.values import PYTHON
 from ipc.varlink import parsed
 from ipc.varlink_service import Standard

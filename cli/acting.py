@@ -9,7 +9,7 @@ from cli.codes import Exit
 from cli.output import Output
 from cli.words import headline, switch
 from ipc.client import Client
-from ipc.interface import Status
+from ipc.structs import Status
 from ipc.values import plain
 
 

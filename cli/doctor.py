@@ -16,7 +16,7 @@ from cli.words import headline
 from ipc import VERSION
 from ipc.client import Client, NotRunningError, ProtocolError
 from ipc.errors import ServiceError
-from ipc.interface import Status
+from ipc.structs import Status
 
 WHY = "journalctl -u tunwarden tells why it does not"
 SIGNS = {True: ("[ok]", "green"), False: ("[!!]", "red"), None: ("[--]", "dim")}

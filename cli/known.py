@@ -13,7 +13,8 @@ from cli.files import write_new
 from cli.output import Output, safe
 from ipc.client import Client
 from ipc.errors import Error, ServiceError
-from ipc.interface import ACTIONS, SECURITIES, KnownNetwork
+from ipc.interface import ACTIONS, SECURITIES
+from ipc.structs import KnownNetwork
 from ipc.values import plain
 
 LONGEST = 16 << 20  # bytes of a file to import

@@ -18,7 +18,7 @@ from cli.leak_probes import ETH_ARP, ETH_IPV4, ETH_IPV6, MOST_HOPS, Frame, Netwo
 from cli.leak_wire import Sent, Wire, has_address, physical, running, send
 from cli.output import Output
 from ipc.client import Client, NotRunningError
-from ipc.interface import Status
+from ipc.structs import Status
 
 TUNNEL = "tunwarden0"  # where the daemon names no other
 # For documentation (RFC 5737, RFC 3849): nobody is there, and with so few hops nothing gets far anyway.

@@ -19,7 +19,7 @@ from cli import portal_browser
 from cli.codes import Exit
 from cli.output import Output, safe
 from ipc.client import Client, NotRunningError, connect
-from ipc.interface import LoginState
+from ipc.structs import LoginState
 from ipc.values import plain
 
 PATIENCE_S = 3.0  # between asking the command to end and ending it

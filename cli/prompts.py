@@ -13,7 +13,7 @@ from cli.codes import Exit
 from cli.output import Output, safe
 from ipc.client import Client, NotRunningError
 from ipc.errors import Error, ServiceError
-from ipc.interface import Prompt
+from ipc.structs import Prompt
 from ipc.values import plain
 
 WORDS = {"connect": "auto_connect", "ignore": "ignore"}

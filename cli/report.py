@@ -15,7 +15,7 @@ from cli.output import Output, safe
 from cli.words import size
 from ipc.client import Client, NotRunningError
 from ipc.errors import Error, ServiceError
-from ipc.interface import ReportPart
+from ipc.structs import ReportPart
 from ipc.values import plain
 
 if TYPE_CHECKING:

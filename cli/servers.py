@@ -9,7 +9,8 @@ from cli.codes import Exit
 from cli.files import read_text
 from cli.output import Output, safe
 from ipc.client import Client
-from ipc.interface import SERVERS_BYTES, Server
+from ipc.interface import SERVERS_BYTES
+from ipc.structs import Server
 from ipc.values import plain
 
 

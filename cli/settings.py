@@ -15,7 +15,8 @@ from cli.files import read_text, write_new
 from cli.output import Output, safe
 from ipc.client import Client
 from ipc.errors import Error, ServiceError
-from ipc.interface import SETTINGS_BYTES, Setting
+from ipc.interface import SETTINGS_BYTES
+from ipc.structs import Setting
 from ipc.values import plain
 
 LONGEST = 1 << 20

@@ -18,7 +18,7 @@ from cli.codes import Exit
 from cli.output import Output, safe
 from ipc.client import Client
 from ipc.errors import Error, ServiceError
-from ipc.interface import SplitEntry
+from ipc.structs import SplitEntry
 from ipc.values import plain
 
 CANNOT_START = 127  # as in a shell

@@ -9,7 +9,7 @@ from cli.codes import Exit
 from cli.output import Output, safe
 from cli.words import duration, size
 from ipc.client import Client
-from ipc.interface import Trace
+from ipc.structs import Trace
 from ipc.values import plain
 
 EPILOG = """\

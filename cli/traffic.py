@@ -13,7 +13,8 @@ from cli.codes import Exit
 from cli.output import Output, safe
 from cli.words import duration, size
 from ipc.client import Client
-from ipc.interface import USAGE_BY, Allowance, Traffic, Usage
+from ipc.interface import USAGE_BY
+from ipc.structs import Allowance, Traffic, Usage
 from ipc.values import plain
 
 WAYS = {"tunnel": "through the VPN", "clear": "outside it", "carrier": "on the links, else"}

@@ -9,7 +9,7 @@ from cli.output import Output, safe
 from cli.progress import Progress
 from cli.words import headline, show
 from ipc.client import Client
-from ipc.interface import Status
+from ipc.structs import Status
 from ipc.values import plain
 
 # What no waiting cures: somebody has to do something first.

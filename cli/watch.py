@@ -10,7 +10,7 @@ from cli.output import Output
 from cli.traffic import rates
 from cli.words import change
 from ipc.client import Client
-from ipc.interface import Status
+from ipc.structs import Status
 from ipc.values import plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from cli.output import Output, safe
-from ipc.interface import Network, Status
+from ipc.structs import Network, Status
 
 OWN_LINK = "tunwarden0"
 MTU_SOURCES = {

@@ -17,7 +17,7 @@ import structlog
 
 from daemon.accounting import READ_S, SOONEST_S, Accounting
 from daemon.choices import Choices
-from ipc import interface
+from ipc import structs
 from ipc.errors import Error, ServiceError
 from policies.classify import Verdict
 from policies.counting import Way
@@ -110,16 +110,16 @@ class Allowances:
         until_reset = state.span.until - self._accounting.wall()
         return max(SOONEST_S, min(READ_S, until_empty, until_reset if until_reset > 0 else READ_S))
 
-    def told(self) -> interface.Allowance:
+    def told(self) -> structs.Allowance:
         """For callers."""
         allowance, state = self._allowance, self.state()
         where = (allowance.per.value, self._at_limit.value)
         if state is None:
             now, zone = self._accounting.wall(), self._accounting.zone()
-            return interface.Allowance(
+            return structs.Allowance(
                 False, where[0], 0, 0, 0, int(span(allowance.per, now, zone).until), where[1], False
             )
-        return interface.Allowance(
+        return structs.Allowance(
             limited=True,
             per=where[0],
             total=state.total,

@@ -14,7 +14,7 @@ from daemon import logs
 from daemon.loop import Loop
 from daemon.settings_keeper import SettingsKeeper
 from daemon.trace import LONGEST_MIN, Trace
-from ipc import interface
+from ipc import structs
 from ipc.errors import Error, ServiceError
 from ipc.values import plain
 from policies.profiles import facts as profile_facts
@@ -54,13 +54,13 @@ class Diagnostics:
 
     # --- the trace ----------------------------------------------------------------------------------------------------
 
-    def told(self) -> interface.Trace:
+    def told(self) -> structs.Trace:
         """How the trace is."""
         trace = self.trace
         on = trace.on
-        return interface.Trace(on, int(trace.until), trace.hide_names, trace.size, str(trace.folder), trace.trouble)
+        return structs.Trace(on, int(trace.until), trace.hide_names, trace.size, str(trace.folder), trace.trouble)
 
-    def start(self, minutes: int, hide_names: bool) -> interface.Trace:
+    def start(self, minutes: int, hide_names: bool) -> structs.Trace:
         """Raises ServiceError."""
         if not 1 <= minutes <= LONGEST_MIN:
             why = f"{minutes} minutes; allowed: 1 to {LONGEST_MIN}."
@@ -73,7 +73,7 @@ class Diagnostics:
         self._end_later()
         return self.told()
 
-    def stop(self) -> interface.Trace:
+    def stop(self) -> structs.Trace:
         """End it."""
         self.trace.stop()
         return self.told()
@@ -84,15 +84,15 @@ class Diagnostics:
 
     # --- the report ---------------------------------------------------------------------------------------------------
 
-    def report(self, status: interface.Status, hide_names: bool) -> tuple[interface.ReportPart, ...]:
+    def report(self, status: structs.Status, hide_names: bool) -> tuple[structs.ReportPart, ...]:
         """Everything in it is redacted in one go, so that a stand-in means the same everywhere."""
         redact = Redactor(hide_names, self._names())
         return tuple(
-            interface.ReportPart(name, doc, _cut(content if isinstance(content, str) else _shown(content)))
+            structs.ReportPart(name, doc, _cut(content if isinstance(content, str) else _shown(content)))
             for name, doc, content in ((name, doc, redact.value(content)) for name, doc, content in self._parts(status))
         )
 
-    def _parts(self, status: interface.Status) -> Iterator[tuple[str, str, object]]:
+    def _parts(self, status: structs.Status) -> Iterator[tuple[str, str, object]]:
         loop, about = self._loop, os.uname()
         yield "System", "Versions of the daemon, of Python and of the kernel.", {
             "tunwardend": status.version, "python": sys.version.split()[0],

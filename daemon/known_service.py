@@ -13,7 +13,7 @@ from daemon.host import HostError
 from daemon.inbox import Found
 from daemon.loop import Loop
 from daemon.refusals import invalid, no_such_profile, saving
-from ipc import interface
+from ipc import structs
 from ipc.errors import Error, ServiceError
 from policies.classify import ssid_text
 from policies.facts import Security, WifiNetwork
@@ -38,7 +38,7 @@ class KnownService:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
-    def listed(self, start: int) -> tuple[interface.KnownNetwork, ...]:
+    def listed(self, start: int) -> tuple[structs.KnownNetwork, ...]:
         """A page of them: the administrator's, then what users added."""
         fixed = self._loop.settings.known
         names = {network.key for network in fixed}
@@ -56,7 +56,7 @@ class KnownService:
         allow_lan: bool,
         pin: bool,
         learn: bool,
-    ) -> tuple[interface.KnownNetwork, Event]:
+    ) -> tuple[structs.KnownNetwork, Event]:
         """Save a network, the joined one where none is named."""
         name, joined = self._named(ssid, ssid_hex)
         if pin and (joined is None or len(joined.bssid) != 6):
@@ -79,7 +79,7 @@ class KnownService:
         self._save("AddKnown", (network,))
         return _told(network, "user"), Changed()
 
-    def edit(self, ssid_hex: str, changes: str, pattern: bool) -> tuple[interface.KnownNetwork, Event]:
+    def edit(self, ssid_hex: str, changes: str, pattern: bool) -> tuple[structs.KnownNetwork, Event]:
         """Put the keys of a JSON object in place of a saved network's own."""
         before = self._saved("EditKnown", ssid_hex, pattern)
         network = checked("EditKnown", lambda: changed_known(before, changes))
@@ -236,8 +236,8 @@ def _fixed(what: str, ssid: bytes) -> ServiceError:
     )
 
 
-def _told(network: KnownNetwork, source: str) -> interface.KnownNetwork:
-    return interface.KnownNetwork(
+def _told(network: KnownNetwork, source: str) -> structs.KnownNetwork:
+    return structs.KnownNetwork(
         ssid=ssid_text(network.ssid),
         ssid_hex=network.ssid.hex(),
         security=network.minimum_security.value,

@@ -17,7 +17,7 @@ import structlog
 
 from daemon.host import HostError, LoginTree
 from ipc.errors import Error, ServiceError
-from ipc.interface import LoginState
+from ipc.structs import LoginState
 from policies.decision import Decision
 from policies.facts import Facts, Link, Reach
 from policies.settings import Settings

@@ -11,7 +11,7 @@ from daemon import status as tell
 from daemon.loop import Loop
 from daemon.refusals import no_such_profile, saving
 from daemon.server_service import ServerService
-from ipc import interface
+from ipc import structs
 from ipc.errors import Error, ServiceError
 from policies.facts import Address
 from policies.profiles import Profile, parse, unresolved, with_addresses, with_login
@@ -31,13 +31,13 @@ class ProfileService:
     def __init__(self, loop: Loop, servers: ServerService) -> None:
         self._loop, self._servers = loop, servers
 
-    async def parsed(self, name: str, text: str) -> tuple[Profile, tuple[interface.Notice, ...]]:
+    async def parsed(self, name: str, text: str) -> tuple[Profile, tuple[structs.Notice, ...]]:
         """The profile in a text, with the addresses of its servers, and what was left out."""
         try:
             profile, notices = parse(name, text)
         except ProfileError as err:
             raise _refused("Import", err) from None
-        told = tuple(interface.Notice(each.line, each.directive, each.reason) for each in notices)
+        told = tuple(structs.Notice(each.line, each.directive, each.reason) for each in notices)
         return await _resolved(profile), told
 
     def bring(self, profile: Profile) -> Event:
@@ -55,11 +55,11 @@ class ProfileService:
         other_keys = former != profile and state.profile is not None and state.profile.name == name
         return Reconnect() if other_keys else Changed()
 
-    def listed(self) -> tuple[interface.Profile, ...]:
+    def listed(self) -> tuple[structs.Profile, ...]:
         """All of them."""
         chosen = self._loop.decision.profile
         return tuple(
-            interface.Profile(
+            structs.Profile(
                 name=profile.name,
                 kind=profile.kind,
                 servers=tuple(tell.endpoint_text(each) for each in profile_facts(profile).endpoints),
@@ -68,13 +68,13 @@ class ProfileService:
             for profile in self._loop.profiles.values()
         )
 
-    def shown(self, name: str) -> tuple[interface.ProfileField, ...]:
+    def shown(self, name: str) -> tuple[structs.ProfileField, ...]:
         """A profile without its secrets."""
         from policies.profiles_shown import shown
 
         if name not in self._loop.profiles:
             raise no_such_profile(name)
-        return tuple(interface.ProfileField(*each) for each in shown(self._loop.profiles[name]))
+        return tuple(structs.ProfileField(*each) for each in shown(self._loop.profiles[name]))
 
     def set_login(self, name: str, user: str, password: str) -> Event:
         """Put a login into a profile."""

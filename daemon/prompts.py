@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from daemon import status as tell
 from ipc.errors import Error, ServiceError
 from ipc.feed import BACKLOG, TooSlowError
-from ipc.interface import ANSWERS, Prompt
+from ipc.interface import ANSWERS
+from ipc.structs import Prompt
 from policies.classify import Verdict
 from policies.decision import Answer, Decision, Judgement, Rule
 from policies.facts import Facts

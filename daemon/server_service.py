@@ -8,7 +8,7 @@ from daemon import status as tell
 from daemon.loop import Loop
 from daemon.refusals import no_such_profile, saving
 from daemon.store import StoreError
-from ipc import interface
+from ipc import interface, structs
 from ipc.errors import Error, ServiceError
 from policies.decide import server_here
 from policies.decision import Manual
@@ -75,7 +75,7 @@ class ServerService:
         others = tuple(each for each in loop.intent.servers if each[0] != profile)
         loop.choices.keep(replace(loop.intent, servers=others))
 
-    def listed(self, profile: str | None, country: str | None, start: int) -> tuple[interface.Server, ...]:
+    def listed(self, profile: str | None, country: str | None, start: int) -> tuple[structs.Server, ...]:
         """A page of the list."""
         name = self._named(profile, "List")
         if country and not is_country(country):
@@ -170,9 +170,9 @@ def _no_such_server(what: str, profile: str, missing: str) -> ServiceError:
     return ServiceError(Error.NO_SUCH_SERVER, what, why, "`tunwarden servers` shows what there is.")
 
 
-def _told(server: Server, servers: ServerList, tried: bool, used: bool, measured: Measured | None) -> interface.Server:
+def _told(server: Server, servers: ServerList, tried: bool, used: bool, measured: Measured | None) -> structs.Server:
     known = measured if measured and measured.sent else None
-    return interface.Server(
+    return structs.Server(
         name=server.name,
         country=server.country or None,
         city=server.city or None,

@@ -22,7 +22,7 @@ from daemon.settings_keeper import SettingsKeeper
 from daemon.status_teller import StatusTeller
 from daemon.trace import Trace
 from daemon.traffic import TrafficTeller
-from ipc import interface
+from ipc import structs
 from ipc.access import Caller
 from ipc.errors import Error, ServiceError
 from policies.decision import Answer, Manual, Rule
@@ -59,10 +59,10 @@ class DaemonService:
         """Tell every watcher what is true now."""
         self._status.publish()
 
-    async def get_status(self, caller: Caller) -> interface.Status:
+    async def get_status(self, caller: Caller) -> structs.Status:
         return await self._status.now()
 
-    def watch(self, caller: Caller) -> AsyncGenerator[interface.Status, None]:
+    def watch(self, caller: Caller) -> AsyncGenerator[structs.Status, None]:
         return self.feed.watch()
 
     async def get_version(self, caller: Caller) -> str:
@@ -144,10 +144,10 @@ class DaemonService:
 
     # --- Networks ----------------------------------------------------------------------------------------------------
 
-    async def current(self, caller: Caller) -> tuple[interface.Network, ...]:
+    async def current(self, caller: Caller) -> tuple[structs.Network, ...]:
         return self.feed.status.networks
 
-    async def list_known(self, caller: Caller, start: int = 0) -> tuple[interface.KnownNetwork, ...]:
+    async def list_known(self, caller: Caller, start: int = 0) -> tuple[structs.KnownNetwork, ...]:
         return self._known.listed(start)
 
     async def add_known(
@@ -161,13 +161,13 @@ class DaemonService:
         allow_lan: bool = False,
         pin: bool = False,
         learn: bool = False,
-    ) -> interface.KnownNetwork:
+    ) -> structs.KnownNetwork:
         add = partial(self._known.add, ssid, ssid_hex, security, action, profile, allow_lan, pin, learn)
         return await self._answer(caller, "save a known network", add)
 
     async def edit_known(
         self, caller: Caller, ssid_hex: str, changes: str, pattern: bool = False
-    ) -> interface.KnownNetwork:
+    ) -> structs.KnownNetwork:
         changes = await self._known.with_digest(ssid_hex, changes, pattern)
         return await self._answer(caller, "edit a known network", partial(self._known.edit, ssid_hex, changes, pattern))
 
@@ -179,7 +179,7 @@ class DaemonService:
     async def forget_known(self, caller: Caller, ssid_hex: str, pattern: bool = False) -> None:
         await self._change(caller, "forget a known network", partial(self._known.forget, ssid_hex, pattern))
 
-    async def portal_login(self, caller: Caller) -> AsyncGenerator[interface.LoginState, None]:
+    async def portal_login(self, caller: Caller) -> AsyncGenerator[structs.LoginState, None]:
         log.info("asked", what="log in to the portal", uid=caller.uid, pid=caller.pid, face=caller.transport.value)
         async with contextlib.aclosing(self._loop.logins.log_in(caller.process, caller.uid)) as told:
             async for each in told:
@@ -187,10 +187,10 @@ class DaemonService:
 
     # --- Prompts -----------------------------------------------------------------------------------------------------
 
-    async def waiting_prompts(self, caller: Caller) -> tuple[interface.Prompt, ...]:
+    async def waiting_prompts(self, caller: Caller) -> tuple[structs.Prompt, ...]:
         return self._loop.prompts.waiting
 
-    def watch_prompts(self, caller: Caller) -> AsyncGenerator[interface.Prompt | None, None]:
+    def watch_prompts(self, caller: Caller) -> AsyncGenerator[structs.Prompt | None, None]:
         log.info("an agent listens", uid=caller.uid, pid=caller.pid, face=caller.transport.value)
         return self._loop.prompts.listen()
 
@@ -209,15 +209,15 @@ class DaemonService:
 
     # --- Profiles ----------------------------------------------------------------------------------------------------
 
-    async def import_profile(self, caller: Caller, name: str, text: str) -> tuple[interface.Notice, ...]:
+    async def import_profile(self, caller: Caller, name: str, text: str) -> tuple[structs.Notice, ...]:
         profile, notices = await self._profiles.parsed(name, text)
         await self._change(caller, f"import profile {name}", partial(self._profiles.bring, profile))
         return notices
 
-    async def list_profiles(self, caller: Caller) -> tuple[interface.Profile, ...]:
+    async def list_profiles(self, caller: Caller) -> tuple[structs.Profile, ...]:
         return self._profiles.listed()
 
-    async def show_profile(self, caller: Caller, name: str) -> tuple[interface.ProfileField, ...]:
+    async def show_profile(self, caller: Caller, name: str) -> tuple[structs.ProfileField, ...]:
         return self._profiles.shown(name)
 
     async def set_login(self, caller: Caller, name: str, user: str, password: str) -> None:
@@ -229,15 +229,15 @@ class DaemonService:
 
     # --- Traffic -----------------------------------------------------------------------------------------------------
 
-    async def get_traffic(self, caller: Caller) -> interface.Traffic:
+    async def get_traffic(self, caller: Caller) -> structs.Traffic:
         return self._traffic.now()
 
-    def follow_traffic(self, caller: Caller) -> AsyncGenerator[interface.Traffic, None]:
+    def follow_traffic(self, caller: Caller) -> AsyncGenerator[structs.Traffic, None]:
         return self._traffic.follow()
 
     async def get_usage(
         self, caller: Caller, by: str, first: str | None = None, last: str | None = None
-    ) -> tuple[interface.Usage, ...]:
+    ) -> tuple[structs.Usage, ...]:
         return self._traffic.usage(by, first, last)
 
     async def grant_allowance(self, caller: Caller) -> None:
@@ -256,7 +256,7 @@ class DaemonService:
 
     async def list_servers(
         self, caller: Caller, profile: str | None, country: str | None = None, start: int = 0
-    ) -> tuple[interface.Server, ...]:
+    ) -> tuple[structs.Server, ...]:
         return self._servers.listed(profile, country, start)
 
     async def connect_server(self, caller: Caller, profile: str | None, server: str) -> None:
@@ -268,7 +268,7 @@ class DaemonService:
 
     # --- Split -------------------------------------------------------------------------------------------------------
 
-    async def list_split(self, caller: Caller) -> tuple[interface.SplitEntry, ...]:
+    async def list_split(self, caller: Caller) -> tuple[structs.SplitEntry, ...]:
         return self._loop.splits.listed(caller)
 
     async def add_split(self, caller: Caller, group: str, pid: int = 0) -> None:
@@ -285,7 +285,7 @@ class DaemonService:
 
     # --- Settings ----------------------------------------------------------------------------------------------------
 
-    async def list_settings(self, caller: Caller) -> tuple[interface.Setting, ...]:
+    async def list_settings(self, caller: Caller) -> tuple[structs.Setting, ...]:
         return self._settings.listed()
 
     async def change_setting(self, caller: Caller, key: str, value: str) -> None:
@@ -299,24 +299,24 @@ class DaemonService:
 
     # --- Diagnostics -------------------------------------------------------------------------------------------------
 
-    async def check_settings(self, caller: Caller, text: str) -> tuple[interface.Problem, ...]:
+    async def check_settings(self, caller: Caller, text: str) -> tuple[structs.Problem, ...]:
         try:
             parse_settings(text)
         except SettingsError as err:
-            return tuple(interface.Problem(each.line, each.key, each.problem, each.allowed) for each in err.problems)
+            return tuple(structs.Problem(each.line, each.key, each.problem, each.allowed) for each in err.problems)
         return ()
 
-    async def get_trace(self, caller: Caller) -> interface.Trace:
+    async def get_trace(self, caller: Caller) -> structs.Trace:
         return self.diagnostics.told()
 
-    async def start_trace(self, caller: Caller, minutes: int, hide_names: bool = False) -> interface.Trace:
+    async def start_trace(self, caller: Caller, minutes: int, hide_names: bool = False) -> structs.Trace:
         log.info("asked", what=f"trace for {minutes} minutes", uid=caller.uid, pid=caller.pid)
         return self.diagnostics.start(minutes, hide_names)
 
-    async def stop_trace(self, caller: Caller) -> interface.Trace:
+    async def stop_trace(self, caller: Caller) -> structs.Trace:
         return self.diagnostics.stop()
 
-    async def get_report(self, caller: Caller, hide_names: bool = False) -> tuple[interface.ReportPart, ...]:
+    async def get_report(self, caller: Caller, hide_names: bool = False) -> tuple[structs.ReportPart, ...]:
         return self.diagnostics.report(await self.get_status(caller), hide_names)
 
     # --- all of them -------------------------------------------------------------------------------------------------

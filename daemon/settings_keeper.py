@@ -15,7 +15,7 @@ from daemon.loop import Loop
 from daemon.settings_file import FILE, Loaded
 from daemon.store import StoreError
 from ipc.errors import Error, ServiceError
-from ipc.interface import Setting
+from ipc.structs import Setting
 from policies.decision import Intent
 from policies.own_settings import KEYS, SWITCHES, from_toml, in_force, text_of, value_of
 from policies.settings import Settings

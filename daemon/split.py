@@ -20,7 +20,7 @@ from daemon.host import HostError, SplitGroups, SplitTree
 from daemon.store import Store, StoreError
 from ipc.access import Caller
 from ipc.errors import Error, ServiceError
-from ipc.interface import SplitEntry
+from ipc.structs import SplitEntry
 from policies.decision import Decision
 from policies.facts import Facts
 from policies.firewall import FirewallPolicy

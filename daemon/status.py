@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipc.interface import Network, Reason, Status
+from ipc.structs import Network, Reason, Status
 from policies.classify import SENTENCES as REASONS
 from policies.classify import ssid_text
 from policies.decision import Decision, Judgement

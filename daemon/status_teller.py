@@ -9,7 +9,7 @@ from dataclasses import replace
 from daemon import status as tell
 from daemon.host import Counters, HostError
 from daemon.loop import Loop
-from ipc import interface
+from ipc import structs
 from ipc.feed import Feed
 from policies.states import State
 
@@ -33,7 +33,7 @@ class StatusTeller:
             self._entered = (self._loop.state, int(time.time()))
         self.feed.publish(self._status())
 
-    def _status(self) -> interface.Status:
+    def _status(self) -> structs.Status:
         loop = self._loop
         profile = loop.decision.profile
         # Whoever changes one of these puts another object in its place.
@@ -59,7 +59,7 @@ class StatusTeller:
             mtu_source=loop.mtus.source.value,
         )
 
-    async def now(self) -> interface.Status:
+    async def now(self) -> structs.Status:
         """With the bytes through the tunnel."""
         counters = await self._counters()
         return replace(self.feed.status, rx_bytes=counters.rx, tx_bytes=counters.tx) if counters else self.feed.status

@@ -11,7 +11,7 @@ from datetime import date, datetime, time, timedelta
 from daemon.accounting import Accounting
 from daemon.allowance import Allowances
 from daemon.usage_store import Usage
-from ipc import interface
+from ipc import structs
 from ipc.errors import Error, ServiceError
 from policies.classify import ssid_text
 from policies.counting import Counts, Way
@@ -30,7 +30,7 @@ class TrafficTeller:
         self._sample: tuple[float, dict[Way, Counts]] = (clock.monotonic(), dict(accounting.moved))
         self._rates: dict[Way, tuple[int, int]] = dict.fromkeys(Way, (0, 0))
 
-    def now(self) -> interface.Traffic:
+    def now(self) -> structs.Traffic:
         """Raises ServiceError."""
         self._accounting.read()
         self._measure()
@@ -38,10 +38,10 @@ class TrafficTeller:
         found = self._usage("day", day.toordinal(), day.toordinal())
         by_way = {usage.way: usage.counts for usage in found}
         (rx, tx), (clear_rx, clear_tx) = self._rates[Way.TUNNEL], self._rates[Way.CLEAR]
-        return interface.Traffic(
+        return structs.Traffic(
             day=day.isoformat(),
             today=tuple(
-                interface.Usage(way.value, 0, day.isoformat(), None, None, *by_way.get(way, Counts())) for way in Way
+                structs.Usage(way.value, 0, day.isoformat(), None, None, *by_way.get(way, Counts())) for way in Way
             ),
             rx_rate=rx,
             tx_rate=tx,
@@ -50,7 +50,7 @@ class TrafficTeller:
             allowance=self._allowances.told(),
         )
 
-    async def follow(self) -> AsyncGenerator[interface.Traffic, None]:
+    async def follow(self) -> AsyncGenerator[structs.Traffic, None]:
         """What is new, at most once a second. Raises ServiceError."""
         told = None
         while True:
@@ -58,7 +58,7 @@ class TrafficTeller:
                 yield (told := now)
             await asyncio.sleep(TOLD_S)
 
-    def usage(self, by: str, first: str | None, last: str | None) -> tuple[interface.Usage, ...]:
+    def usage(self, by: str, first: str | None, last: str | None) -> tuple[structs.Usage, ...]:
         """Raises ServiceError."""
         begin, end = _day("first", first) or FIRST, _day("last", last) or LAST
         self._accounting.read()
@@ -94,7 +94,7 @@ class TrafficTeller:
             self._sample = (at, moved)
 
 
-def _told(by: str, usage: Usage) -> interface.Usage:
+def _told(by: str, usage: Usage) -> structs.Usage:
     start, name, ssid_hex = 0, "", None
     match by:
         case "minute" | "hour":
@@ -107,7 +107,7 @@ def _told(by: str, usage: Usage) -> interface.Usage:
                 ssid_hex, name = name, ssid_text(bytes.fromhex(name))
         case _:
             name = usage.profile or ""
-    return interface.Usage(usage.way.value, start, name, usage.kind or None, ssid_hex, *usage.counts)
+    return structs.Usage(usage.way.value, start, name, usage.kind or None, ssid_hex, *usage.counts)
 
 
 def _day(argument: str, text: str | None) -> date | None:

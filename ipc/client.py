@@ -16,8 +16,8 @@ from typing import Self, cast
 from ipc.access import Transport
 from ipc.describe import Method, methods
 from ipc.errors import Error, ServiceError, error_of
-from ipc.interface import (
-    NAME,
+from ipc.interface import NAME
+from ipc.structs import (
     KnownNetwork,
     LoginState,
     Network,

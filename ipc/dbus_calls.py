@@ -19,7 +19,7 @@ from ipc.dbus_xml import introspection
 from ipc.describe import Method, methods, properties
 from ipc.dispatch import Appeal, Dispatcher
 from ipc.errors import ServiceError
-from ipc.interface import Status
+from ipc.structs import Status
 from ipc.values import plain
 
 MANAGER = f"{interface.NAME}.Manager"

@@ -14,7 +14,7 @@ from dbus_fast import Variant
 from ipc import interface
 from ipc.dbus_values import signature, value
 from ipc.describe import Field, structs
-from ipc.interface import KnownNetwork, Network, Profile
+from ipc.structs import KnownNetwork, Network, Profile
 from ipc.values import plain
 
 MANAGER = "org.freedesktop.DBus.ObjectManager"

@@ -17,8 +17,8 @@ from ipc.dbus_streams import Streams
 from ipc.dbus_writer_guard import guard
 from ipc.dispatch import Dispatcher
 from ipc.feed import TooSlowError
-from ipc.interface import Status
 from ipc.polkit import BUS, BUS_PATH, Polkit, Word
+from ipc.structs import Status
 
 TIMEOUT = 10.0  # seconds for the bus to answer
 COALESCE = 0.05  # seconds between two PropertiesChanged

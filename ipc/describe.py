@@ -1,4 +1,4 @@
-"""The interface as plain data, derived from `interface.py`: what faces dispatch on and the reference prints."""
+"""The interface as plain data, from interface.py and structs.py: what faces dispatch on and the reference prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typing
 from functools import cache
 from typing import NamedTuple
 
+import ipc.structs
 from ipc import interface
 from ipc.access import Access
 from ipc.errors import Error
@@ -107,7 +108,9 @@ def properties() -> tuple[tuple[interface.Property, Field], ...]:
 
 @cache
 def _struct_classes() -> tuple[type, ...]:
-    own = [cls for cls in vars(interface).values() if isinstance(cls, type) and cls.__module__ == interface.__name__]
+    own = [
+        cls for cls in vars(ipc.structs).values() if isinstance(cls, type) and cls.__module__ == ipc.structs.__name__
+    ]
     return tuple(cls for cls in own if dataclasses.is_dataclass(cls))
 
 

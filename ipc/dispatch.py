@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from ipc.access import Access, Caller, Transport, allowed, group_gid
 from ipc.describe import Method
 from ipc.errors import Error, ServiceError
-from ipc.interface import KnownNetwork, Profile, Service, Status
+from ipc.interface import Service
+from ipc.structs import KnownNetwork, Profile, Status
 from ipc.values import Json, arguments, plain
 
 log = logging.getLogger("tunwarden.ipc")

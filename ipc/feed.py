@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from ipc.interface import Status
+from ipc.structs import Status
 
 BACKLOG = 64  # statuses a watcher may be behind before it is dropped
 

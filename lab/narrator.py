@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ipc.client import Client, NotRunningError
-from ipc.interface import Status
+from ipc.structs import Status
 
 if TYPE_CHECKING:
     from lab.story import Row

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ipc.client import Client, NotRunningError
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.processes import LabError, Process
 from lab.topology import Laboratory
 

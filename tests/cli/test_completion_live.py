@@ -21,7 +21,7 @@ from cli import completion_values
 from cli.completion import SHELLS
 from cli.completion_values import KINDS, MEANT, values
 from cli.grammar import commands, program
-from ipc.interface import KnownNetwork
+from ipc.structs import KnownNetwork
 from policies.classify import ssid_text
 from tests.cli.running import daemon, tunwarden
 from tests.ipc.fake_service import KNOWN

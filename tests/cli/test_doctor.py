@@ -11,7 +11,7 @@ import pytest
 from cli import doctor_places
 from cli.doctor import Finding, checks_connectivity, of_machine, of_status, processes
 from ipc import VERSION
-from ipc.interface import Status
+from ipc.structs import Status
 from tests.cli.running import daemon, tunwarden
 from tests.ipc.fake_service import IDLE
 from tests.ipc.places import STRANGER, public_folder

@@ -34,7 +34,7 @@ from cli.leak_probes import (
 )
 from cli.leak_test import TUNNEL, Result, judge, open_by_choice, summary
 from cli.leak_wire import Sent
-from ipc.interface import Network, Status
+from ipc.structs import Network, Status
 from policies.firewall import TUNNEL_IFNAME
 from tests.cli.running import tunwarden
 from tests.ipc.places import STRANGER, public_folder

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cli.words import headline, network_words
-from ipc.interface import Network
+from ipc.structs import Network
 from tests.ipc.fake_service import IDLE
 
 WLAN = Network("wlan0", "wifi", "Cafe", "43616665", "open", "unsecured", (), None, None, False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.traffic import allowance_words
-from ipc.interface import Allowance
+from ipc.structs import Allowance
 from tests.cli.running import daemon, popen, tunwarden
 from tests.ipc.fake_service import EVIL, TRAFFIC, USAGE
 from tests.ipc.places import STRANGER

@@ -16,7 +16,7 @@ from daemon import login as module
 from daemon.service import DaemonService
 from ipc.access import Caller, Transport
 from ipc.errors import Error, ServiceError
-from ipc.interface import LoginState
+from ipc.structs import LoginState
 from policies.facts import Internet, Reach
 from policies.states import Phase, Target
 from tests.daemon.fake_host import CAFE, LOGIN_DNS, WLAN, FakeHost

@@ -16,7 +16,7 @@ from daemon.store import Store, StoreError
 from ipc.access import Caller, Transport
 from ipc.errors import Error
 from ipc.feed import TooSlowError
-from ipc.interface import Prompt
+from ipc.structs import Prompt
 from policies.decision import Intent, Rule
 from policies.facts import Security
 from policies.intents import from_json as intent_from_json

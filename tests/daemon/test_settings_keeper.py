@@ -13,7 +13,7 @@ from daemon.service import DaemonService
 from daemon.settings_keeper import SettingsKeeper
 from daemon.store import StoreError
 from ipc.errors import Error
-from ipc.interface import Setting
+from ipc.structs import Setting
 from policies.states import Phase
 from tests.daemon.test_loop import SETTINGS, Running, running
 from tests.daemon.test_service import ROOT, refused

@@ -12,7 +12,7 @@ from ipc.access import Caller
 from ipc.dispatch import Dispatcher
 from ipc.errors import Error, ServiceError
 from ipc.feed import Feed
-from ipc.interface import (
+from ipc.structs import (
     Allowance,
     KnownNetwork,
     LoginState,
@@ -31,7 +31,7 @@ from ipc.interface import (
     Trace,
     Traffic,
     Usage,
-)  # fmt: skip
+)
 from ipc.varlink import Varlink
 
 CAFE = Network(

@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import varlink
 
-from ipc import interface
+from ipc import interface, structs
 from ipc.errors import PREFIX, Error
 from ipc.interface import NAME, PATH
 from tests.ipc.test_dbus import PROPERTIES, Place, in_place
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.netns  # needs root: the name is root's
 
 WORDS = {str: "string", int: "int", bool: "bool"}
 LETTERS = {"string": "s", "int": "t", "bool": "b"}
-OBJECTS = {"links": interface.Network, "known": interface.KnownNetwork, "profiles": interface.Profile}
+OBJECTS = {"links": structs.Network, "known": structs.KnownNetwork, "profiles": structs.Profile}
 DOC = "annotation[@name='org.gtk.GDBus.DocString']"
 
 
@@ -91,8 +91,8 @@ def fields(struct: type) -> dict[str, tuple[str, str]]:
 
 STRUCTS = {
     name: cls
-    for name, cls in vars(interface).items()
-    if dataclasses.is_dataclass(cls) and cls.__module__ == interface.__name__
+    for name, cls in vars(structs).items()
+    if dataclasses.is_dataclass(cls) and cls.__module__ == structs.__name__
 }
 
 
@@ -145,7 +145,7 @@ def differing(face: str, node: ET.Element) -> list[str]:
         for each in node.findall("signal")
     }
     wrong += [f"{face}: signals"] if signals != told else []
-    status = fields(interface.Status)
+    status = fields(structs.Status)
     shown = {each.name: (letters(status[each.source][0]), status[each.source][1]) for each in interface.PROPERTIES}
     return wrong + ([f"{face}: properties"] if properties(node) != (shown if face == "Manager" else {}) else [])
 

@@ -16,7 +16,7 @@ from daemon.accounting import Accounting
 from daemon.allowance import Allowances
 from daemon.traffic import TOLD_S, TrafficTeller
 from ipc.errors import Error, ServiceError
-from ipc.interface import Traffic
+from ipc.structs import Traffic
 from ipc.values import plain
 from policies.settings_tables import Allowance
 from tests.daemon.test_accounting import TUNNEL

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ipc.interface import Usage
+from ipc.structs import Usage
 from lab.addresses import ECHO_PORT
 from lab.subject import Subject
 from lab.topology import Laboratory

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ipc.interface import Allowance, Status
+from ipc.structs import Allowance, Status
 from lab.addresses import ECHO_PORT, SINK_PORT, SOURCE_PORT
 from lab.processes import LabError
 from lab.subject import SETTINGS, Subject

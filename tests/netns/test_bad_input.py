@@ -12,7 +12,7 @@ import pytest
 
 from cli.output import safe
 from ipc.errors import ServiceError
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.subject import Subject
 from lab.topology import Laboratory
 from policies.firewall import TUNNEL_IFNAME

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.air import Air
 from lab.capture import Captured
 from lab.certificates import Certificate, self_signed

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.flood import flood
 from lab.probes import exit_address
 from lab.processes import LabError, Process

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.addresses import ECHO_PORT
 from lab.external import FWMARK, OVPN_LINK, USER, WG_LINK, PlainOpenVpn, WgQuick, device
 from lab.meter import Meter

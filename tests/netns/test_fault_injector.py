@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from ipc.client import NotRunningError
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.meter import Meter
 from lab.probes import exit_address
 from lab.processes import LabError

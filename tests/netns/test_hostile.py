@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ipc.interface import Network, Status
+from ipc.structs import Network, Status
 from lab.addresses import Plan
 from lab.air import Air
 from lab.processes import Process

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.air import Air
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.air import Air
 from lab.laptop import QUICK
 from lab.meter import Meter

@@ -21,7 +21,7 @@ import pytest
 from daemon.linux import nameservers, portals
 from daemon.linux.portals import LinuxPortals
 from daemon.portals import PATIENCE_S
-from ipc.interface import Prompt, Status
+from ipc.structs import Prompt, Status
 from lab.capture import Captured
 from lab.frames import ETH_IPV4, ETH_IPV6, LEAKS, Kind
 from lab.meter import Meter

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ipc.errors import Error, ServiceError
-from ipc.interface import NAME, PATH, Prompt
+from ipc.interface import NAME, PATH
+from ipc.structs import Prompt
 from lab.bus import BusClient
 from lab.probes import exit_address
 from lab.processes import Process

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ipc.interface import Setting
+from ipc.structs import Setting
 from lab.hosts import CommandError
 from lab.subject import SETTINGS, Subject
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.flood import flood
 from lab.subject import PATIENT, SETTINGS, Subject
 from lab.topology import Laboratory

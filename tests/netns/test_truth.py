@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from ipc.client import NotRunningError
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.subject import CLI, SETTINGS, Subject
 from lab.topology import Laboratory
 

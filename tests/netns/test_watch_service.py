@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.air import Air
 from lab.processes import Process
 from lab.subject import SETTINGS, Subject

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from daemon.linux.links import LinuxLinks
-from ipc.interface import Status
+from ipc.structs import Status
 from lab.radio.laboratory import run, wait_for
 from lab.radio.managers import Supplicant
 from lab.radio.networks import NETWORKS

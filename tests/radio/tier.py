@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from daemon.linux.nl80211 import Nl80211
-from ipc.interface import Network, Status
+from ipc.structs import Network, Status
 from lab.frames import Expect
 from lab.radio.air_meter import AirMeter
 from lab.radio.laboratory import GATEWAY, LAPTOP, PATIENCE, PORT, RadioLaboratory, RadioSubject, run, wait_for
