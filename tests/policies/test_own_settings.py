@@ -167,7 +167,7 @@ def test_the_schema_takes_what_the_daemon_takes() -> None:
     import tomllib
 
     from policies import settings
-    from tests.policies.test_settings import FULL
+    from tests.policies.settings_texts import FULL
 
     example = (settings.__doc__ or "").split("absent.\n\n", 1)[1].split("\n\nTimes are")[0]
     texts = [FULL, "", "\n".join(line.removeprefix("    ") for line in example.splitlines())]
