@@ -16,7 +16,7 @@ from policies.profiles_errors import ProfileError
 from policies.wireguard import to_conf
 from policies.wireguard_conf import ALLOWED, SCRIPTS
 from policies.wireguard_reader import parse_wireguard
-from tests.policies.test_profiles import GOLDEN, GOLDEN_NAMES, INTERFACE, OTHER, PEER, PRIVATE, PUBLIC, VALID
+from tests.policies.wireguard_texts import GOLDEN, GOLDEN_NAMES, INTERFACE, OTHER, PEER, PRIVATE, PUBLIC, VALID
 
 PLACES = {
     "in the interface": INTERFACE + "{}\n" + PEER,
