@@ -36,7 +36,9 @@ CONFIGURATION = f"""<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Co
 def start_bus(host: Host) -> Process:
     """Start dbus-daemon at the usual place of the host's system bus and wait for its socket (about 15 ms)."""
     host.write("/etc/lab/system-bus.conf", CONFIGURATION)
-    process = host.start("dbus-daemon", "--nofork", "--nopidfile", "--config-file=/etc/lab/system-bus.conf")
+    process = host.start(
+        "nice", "-n", "-15", "dbus-daemon", "--nofork", "--nopidfile", "--config-file=/etc/lab/system-bus.conf"
+    )
     deadline = time.monotonic() + 20
     while not host.listens(SOCKET):
         if not process.running or time.monotonic() > deadline:

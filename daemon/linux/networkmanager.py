@@ -33,6 +33,7 @@ from dbus_fast import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from daemon.linux.access_point import parse_access_point
+from daemon.linux.patience import within
 from daemon.linux.sign_in import trusts_any_server
 from policies.facts import Reach, WifiNetwork
 

@@ -160,16 +160,17 @@ def test_a_check_that_cannot_look_says_so_and_is_no_alarm(tmp_path: Path) -> Non
 
 def test_no_check_without_a_tunnel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes of a tunnel that has gone would tell of another state."""
-    monkeypatch.setattr(checks.Checks.leaks, "__defaults__", (0.05,))
+    monkeypatch.setattr(checks.Checks.leaks, "__defaults__", (1000.0,))
 
     async def script(here: Running) -> None:
         await here.at_the_cafe()
-        await here.until(Phase.CONNECTED)
+        await here.until(lambda loop: "leak" in loop._checks._tasks)
+        waits = here.loop._checks._tasks["leak"]
         here.fake.links = ()
         await here.hint("links")
         await here.until(Phase.BLOCKED)
-        await asyncio.sleep(0.1)
-        assert "leak check" not in here.fake.order("leak check")
+        await here.turn()
+        assert waits.cancelled() and "leak" not in here.loop._checks._tasks
 
     play(tmp_path, script)
 

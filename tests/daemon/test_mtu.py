@@ -47,6 +47,7 @@ async def connected(tmp_path: Path, passes: int, own: int = 1420, uplink: int = 
 
 async def found(here: Running, mtu: int) -> None:
     await here.until(lambda loop: loop.mtus.mtu == mtu and loop.mtus.source is Source.SEARCH)
+    await here.turn()  # the search itself has ended then, too
     assert here.fake.mtus[TUNNEL_IFNAME] == mtu
 
 

@@ -269,7 +269,7 @@ def test_whoever_gets_its_descriptor_next_is_heard() -> None:
             loop.add_reader(number, heard.set)
             await asyncio.wait([hearing])
             (other if next_owner is mine else mine).send(b"x")
-            await asyncio.wait_for(heard.wait(), 5)
+            await asyncio.wait_for(heard.wait(), LONG)
             loop.remove_reader(number)
         ending.close()
         await child._end()

@@ -279,14 +279,14 @@ def test_reading_while_access_points_come_and_go_never_mixes_them(host: Host, st
                     await asyncio.sleep(0)
 
             reader = asyncio.create_task(read_on())
-            for _ in range(10):
+            rounds = 0
+            while rounds < 10 or len(seen) <= 100 or IN_CAFE not in seen:  # more of them on a busy machine
                 await aside(stand_in.associated, HOME)
                 await aside(stand_in.associated, CAFE)
+                rounds += 1
             reader.cancel()
             await asyncio.wait([reader])
-            assert len(seen) > 100
             assert all(found in allowed for found in seen)
-            assert IN_CAFE in seen
             await watched.until(IN_CAFE)
 
     run(work)
