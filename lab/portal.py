@@ -132,6 +132,6 @@ def cut(lab: Laboratory) -> None:
 
 
 def mend(lab: Laboratory) -> None:
-    """And alive again, over IPv4: a probe that is under way would try IPv6 next, and get another answer than its own."""
+    """And alive again, over IPv4: a probe under way would try IPv6 next, and get another answer than its own."""
     only6 = DEAD.replace('oifname "wan"', 'oifname "wan" meta nfproto ipv6')
     lab.cafe.run("nft", "-f", "-", input="delete table inet lab_dead\n" + only6)

@@ -14,6 +14,7 @@ from typing import assert_never
 from policies.settings_tables import Allowance, AtLimit, Period
 
 WARN_AT = 0.8
+REST = 1500  # bytes: what is left and holds no full packet is nothing, or it would wait for a use that cannot come
 
 
 class Level(IntEnum):
@@ -43,11 +44,12 @@ class QuotaState:
 
     @property
     def available(self) -> int:
-        return max(0, self.total - self.used)
+        left = self.total - self.used
+        return left if left >= REST else 0
 
     @property
     def level(self) -> Level:
-        if self.used >= self.total:
+        if not self.available:
             return Level.USED_UP
         return Level.SCARCE if self.used >= WARN_AT * self.total else Level.PLENTY
 

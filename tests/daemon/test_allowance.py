@@ -21,6 +21,7 @@ from policies.decide import decide
 from policies.decision import Decision, Intent
 from policies.facts import Facts
 from policies.known_network import KnownNetwork
+from policies.quota import REST
 from policies.settings import Settings, parse_settings
 from policies.settings_tables import Allowance, AtLimit, Period
 from policies.states import Event, Phase, State, Target
@@ -28,7 +29,7 @@ from tests.daemon.fake_host import CAFE, HOME, WLAN, FakeCounters
 from tests.daemon.test_accounting import AT_CAFE, CLOSED, CONNECTED, NOON, PROTECTED, TUNNEL
 
 BERLIN = ZoneInfo("Europe/Berlin")
-LIMIT = 1000
+LIMIT = 1_000_000
 WANTED = Intent(Target.PROTECTED)
 
 
@@ -112,18 +113,18 @@ def test_people_are_told_at_80_and_100_percent_and_at_the_reset(tmp_path: Path) 
     def play(bench: Bench) -> None:
         bench.now = datetime(2026, 11, 22, 23, 50, tzinfo=BERLIN).timestamp()
         said = []
-        for used in (700, 99, 1, 150, 50, 10):
+        for used in (700_000, 99_999, 1, 150_000, 50_000 - REST + 1, 10):
             bench.use(used)
             said.append(bench.said)
         assert said[0] == said[1] == ""
-        assert said[2] == said[3] == "80 % of the allowance of 1 kB for this day are used."
+        assert said[2] == said[3] == "80 % of the allowance of 1 MB for this day are used."
         assert (
-            said[4] == said[5] == "The allowance of 1 kB for this day is used up: nothing passes until it begins anew."
+            said[4] == said[5] == "The allowance of 1 MB for this day is used up: nothing passes until it begins anew."
         )
         assert bench.allowances.used_up and bench.allowances.left() == 0
         bench.now = datetime(2026, 11, 23, 0, 0, 1, tzinfo=BERLIN).timestamp()
         bench.use(0)
-        assert bench.said == "A new day has begun: 1 kB are there again."
+        assert bench.said == "A new day has begun: 1 MB are there again."
         assert bench.allowances.left() == LIMIT
         bench.steady += 700
         bench.use(0)
@@ -144,7 +145,7 @@ def test_what_is_left_is_what_the_kernel_counted_until_now(tmp_path: Path) -> No
     played(tmp_path, Allowance(limit=LIMIT, bonus=500), play)
 
 
-@pytest.mark.parametrize("per, left", [(Period.DAY, LIMIT), (Period.WEEK, 900), (Period.MONTH, 800)])
+@pytest.mark.parametrize("per, left", [(Period.DAY, LIMIT), (Period.WEEK, LIMIT - 100), (Period.MONTH, LIMIT - 200)])
 def test_periods(tmp_path: Path, per: Period, left: int) -> None:
     def play(bench: Bench) -> None:
         for day in (20, 23):  # of November 2026: a Friday, and the Monday after
@@ -277,9 +278,9 @@ def test_it_looks_sooner_where_little_is_left(tmp_path: Path) -> None:
     def play(bench: Bench) -> None:
         assert bench.use(0) == READ_S
         bench.steady += 10
-        assert bench.use(500) == 5.0  # 50 bytes a second, 500 left
+        assert bench.use(500_000) == 5.0  # 50 kB a second, 500 left
         bench.steady += 10
-        assert bench.use(499) == SOONEST_S
+        assert bench.use(498_000) == SOONEST_S
         bench.now = datetime(2026, 11, 22, 23, 59, 57, tzinfo=BERLIN).timestamp()
         bench.steady += 10
         assert 1.0 <= bench.use(0) <= 3.0, "the reset is not late"

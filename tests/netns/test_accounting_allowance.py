@@ -19,6 +19,7 @@ from lab.addresses import ECHO_PORT, SINK_PORT, SOURCE_PORT
 from lab.processes import LabError
 from lab.subject import SETTINGS, Subject
 from lab.topology import Laboratory
+from tests.netns.test_dead_tunnels import pushing
 
 pytestmark = pytest.mark.netns
 
@@ -93,12 +94,12 @@ def exchange(lab: Laboratory, times: int = 100) -> int:
 
 def use_up(lab: Laboratory, subject: Subject, wanted: Callable[[Status], bool] | str) -> Status:
     """Send until the status says so. A dropped packet may leave a rest, which somebody has to want after the next
-    reading: a transfer has ended by then.
+    reading: a transfer has ended by then. What comes in is counted, though dropped, and so uses up the last of it.
     """
     ends = time.monotonic() + LONG_S
     while True:
         upload(lab, 2 * LIMIT)
-        with contextlib.suppress(LabError):
+        with contextlib.suppress(LabError), pushing(lab):
             return subject.wait(wanted, 1.5)
         assert time.monotonic() < ends, subject.status()
 

@@ -75,20 +75,21 @@ def test_every_moment_has_one_period(zone: str, now: int, per: Period) -> None:
 
 def test_what_is_left() -> None:
     now = at(UTC, 2026, 11, 22, 12)
-    allowance = Allowance(limit=1000, bonus=500)
+    allowance = Allowance(limit=10_000, bonus=5_000)
     for used, level, available in (
-        (0, Level.PLENTY, 1500),
-        (1199, Level.PLENTY, 301),
-        (1200, Level.SCARCE, 300),
-        (1499, Level.SCARCE, 1),
-        (1500, Level.USED_UP, 0),
-        (9999, Level.USED_UP, 0),
+        (0, Level.PLENTY, 15_000),
+        (11_999, Level.PLENTY, 3_001),
+        (12_000, Level.SCARCE, 3_000),
+        (13_500, Level.SCARCE, 1_500),
+        (13_501, Level.USED_UP, 0),  # a full packet would not fit
+        (15_000, Level.USED_UP, 0),
+        (99_999, Level.USED_UP, 0),
     ):
         state = quota(used, allowance, 0, now, UTC)
         assert state is not None
-        assert (state.level, state.available, state.total) == (level, available, 1500)
-    granted = quota(1500, allowance, 1000, now, UTC)
-    assert granted is not None and (granted.available, granted.level) == (1000, Level.PLENTY)
+        assert (state.level, state.available, state.total) == (level, available, 15_000)
+    granted = quota(15_000, allowance, 10_000, now, UTC)
+    assert granted is not None and (granted.available, granted.level) == (10_000, Level.PLENTY)
     assert quota(1 << 60, Allowance(bonus=5), 0, now, UTC) is None, "no limit"
 
 
