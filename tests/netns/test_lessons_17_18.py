@@ -190,7 +190,7 @@ def whoami(lab: Laboratory, timeout: float = 20.0) -> IPv4Address | IPv6Address 
 def test_l17_names_resolve_again_after_disconnecting(subject: Subject, state: str, kills: int) -> None:
     """/etc/resolv.conf comes back byte by byte, also after SIGKILL on the way, once and twice in a row.
 
-    A crash between any two of its file operations: tests/daemon/linux/test_resolver.py.
+    A crash between any two of its file operations: tests/daemon/linux/test_resolver_file.py.
     """
     lab = subject.lab
     lab.join("cafe", dhcp=False)

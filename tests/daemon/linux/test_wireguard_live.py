@@ -195,7 +195,7 @@ def test_traffic_one_way_over_a_live_tunnel_is_never_called_dead(pair: Pair) -> 
     assert not console.answers("dead")
     print(f"sent {sent}, arrived {got}, probes answered: {probed}")
     assert tx > sent * 64, "the counters go on over a probe"
-    assert last + 1 - got < 100, "a probe costs a packet or two, never a second of traffic"
+    assert last + 1 - got < 40, "a probe costs a packet or two; on a busy machine, some more"
 
 
 def test_an_idle_tunnel_costs_next_to_no_wakeups(pair: Pair) -> None:
