@@ -194,9 +194,10 @@ def test_the_kernel_tells_that_a_quota_is_spent() -> None:
 
 OURSELVES = """
 import asyncio, socket
-from daemon.linux import routes as layer, rtnetlink, tamper
+from daemon.linux import rtnetlink, tamper
 from daemon.linux.libnftables import LibNft, NftProgram
-from policies.firewall import MARK
+from daemon.linux.route_messages import added_rule, deleted_rule
+from daemon.linux.route_plan import OURS
 
 async def main():
     nft = tamper.subscribed(tamper.NETLINK_NETFILTER, (tamper.NFNLGRP_NFTABLES,))
@@ -205,11 +206,10 @@ async def main():
     await first.run("add table inet tunwarden; add chain inet tunwarden one")
     await second.run("add chain inet tunwarden two")
     await NftProgram().run("add chain inet tunwarden three")
-    rule = layer._HEADER.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, layer.TO_TABLE, 0)
-    rule += rtnetlink.number(layer.FRA_TABLE, MARK) + rtnetlink.number(layer.FRA_PRIORITY, 100)
+    rule = (socket.AF_INET, OURS)
     with rtnetlink.open_socket() as sock, rtnetlink.open_socket() as other:
         for each in (sock, other):
-            done = rtnetlink.change(each, [(layer.RTM_NEWRULE, layer.ADD, rule), (layer.RTM_DELRULE, 0, rule)])
+            done = rtnetlink.change(each, [added_rule(*rule), deleted_rule(*rule)])
             assert done == [None, None], done
     events = tamper.FirewallEvents()
     seen = [touch for data in tamper.received(nft) for touch in events.take(data)]
