@@ -234,6 +234,9 @@ def test_l10_control_without_us_they_go_on(hostile: Laboratory) -> None:
     lab.join("cafe")
     subject.wait_cleared()
     with lab.meter() as meter, open_flows(lab) as flows:
+        # An acknowledgement is delayed by up to 200 ms (TCP_DELACK_MAX). One that is refused while the machine closes
+        # ends its connection, and then nothing would go on.
+        time.sleep(0.5)
         subject.cli("connect")
         subject.wait("connected", 25)
         meter.reset()
