@@ -173,7 +173,7 @@ def test_the_source_of_names_dies_while_held(subject: Subject, sealed: Any, vict
     with sealed():
         lab.networkmanager.associating()
         lab.associate(lab.networks["cafe"])
-        subject.wait(lambda status: status.state != "idle")  # held, but a busy machine may sleep through that
+        subject.went_through("held")
         kill(lab, victim)
         lab.card.configure("wlan0", lab.networks["cafe"].subnet, metric=600, wait_ipv6=False, timeout=25)
         status = subject.wait("connected")
@@ -193,9 +193,9 @@ def test_the_source_of_names_dies_at_home(subject: Subject, sealed: Any) -> None
     lab = subject.lab
     lab.join("home")
     subject.wait("idle")
+    before = len(subject.states())
     kill(lab, "NetworkManager")
-    subject.wait(lambda status: status.state != "idle")
-    assert "held" in subject.states()
+    subject.went_through("held", since=before)
     with sealed():
         assert subject.wait("connected").networks[0].verdict == "unidentified"
 
